@@ -1,0 +1,154 @@
+//! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
+
+mod fields;
+mod grant;
+mod status;
+mod token_request;
+
+use axum::extract::{FromRef, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use shared::db;
+use shared::http::Problem;
+use shared::telemetry::{TRACEPARENT, TraceParent};
+use tracing::Instrument;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::acceptor::Acceptor;
+use crate::store::Store;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Campaign rewards",
+    description = "Pays campaign rewards in ERC-20 tokens, each exactly once. A request that was answered with 202 or 200 \
+                   is durable. Errors are application/problem+json (RFC 9457) with a stable `type`.",
+    license(name = "MIT", identifier = "MIT")
+))]
+struct Document;
+
+/// What handlers need; clones share it.
+#[derive(Debug, Clone)]
+struct Context {
+    store: Store,
+    acceptor: Acceptor,
+}
+
+impl FromRef<Context> for Store {
+    fn from_ref(context: &Context) -> Self {
+        context.store.clone()
+    }
+}
+
+impl FromRef<Context> for Acceptor {
+    fn from_ref(context: &Context) -> Self {
+        context.acceptor.clone()
+    }
+}
+
+/// The routes of the campaign service.
+pub fn routes(store: Store, acceptor: Acceptor) -> Router {
+    let (router, document) = documented().split_for_parts();
+    router
+        .with_state(Context { store, acceptor })
+        .layer(middleware::from_fn(trace))
+        .route("/openapi.json", get(async move || Json(document)))
+}
+
+fn documented() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(token_request::handle))
+        .routes(routes!(status::handle))
+        .routes(routes!(grant::handle))
+}
+
+/// The trace of a request: the caller's, or a new one.
+#[derive(Debug, Clone, Copy)]
+struct Trace(TraceParent);
+
+async fn trace(mut request: Request, next: Next) -> Response {
+    let trace = request
+        .headers()
+        .get(TRACEPARENT)
+        .and_then(|header| header.to_str().ok()?.parse().ok())
+        .unwrap_or_else(TraceParent::new);
+    request.extensions_mut().insert(Trace(trace));
+    let span = tracing::info_span!("http", trace_id = trace.trace_id());
+    next.run(request).instrument(span).await
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Trace {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        Ok(*parts.extensions.get().expect("every documented route is traced"))
+    }
+}
+
+/// Why a handler cannot answer.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The client's request breaks a rule.
+    #[error("{0:?}")]
+    Problem(Problem),
+    /// The store failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Database(error @ db::Error::Corrupt { .. }) => {
+                tracing::error!(%error, "request failed");
+                Problem::internal().into_response()
+            }
+            Self::Database(error) => {
+                tracing::error!(%error, "request failed");
+                Problem::unavailable().into_response()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_describes_its_errors_and_every_field_itself() {
+        let document = serde_json::to_value(documented().split_for_parts().1).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let name = format!("{method} {path}");
+                assert!(operation["summary"].is_string(), "{name} has no summary");
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(responses.keys().any(|status| status.starts_with('4')), "{name} lists no client error");
+                assert!(responses.contains_key("503"), "{name} does not say that it can be unavailable");
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    assert!(parameter["description"].is_string(), "{name}: {} has no description", parameter["name"]);
+                }
+            }
+        }
+        for (schema, definition) in document["components"]["schemas"].as_object().unwrap() {
+            for part in definition["allOf"].as_array().cloned().unwrap_or_else(|| vec![definition.clone()]) {
+                for (field, property) in part["properties"].as_object().into_iter().flatten() {
+                    let described = property["description"].is_string() || property["$ref"].is_string();
+                    assert!(described, "{schema}.{field} has no description");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The fields of a request, from its query string or its JSON body, checked all at once.
+//!
+//! Each field is parsed by its own type. A field that nobody asked for is refused too: a misspelt `wallet_address` must
+//! not pay somebody else.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::Query;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use bytes::Bytes;
+use serde_json::Value;
+use shared::http::{FieldError, Problem};
+
+/// The fields that are still to be read, and the rules that were broken so far.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    values: BTreeMap<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    /// The fields of the query string.
+    pub(super) fn from_query(uri: &Uri) -> Result<Self, Problem> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Problem::malformed(StatusCode::BAD_REQUEST).detail(error.to_string()))?;
+        let mut fields = Self::default();
+        for (name, text) in pairs {
+            if fields.values.insert(name.clone(), Value::String(text)).is_some() {
+                fields.error(name, "is given more than once");
+            }
+        }
+        Ok(fields)
+    }
+
+    /// The fields of the query string or of the body, a JSON object; not of both.
+    pub(super) fn from_query_or_body(uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<Self, Problem> {
+        let query = Self::from_query(uri)?;
+        if body.is_empty() {
+            return Ok(query);
+        }
+        let is_json = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.split(';').next().is_some_and(|kind| kind.trim() == "application/json"));
+        if !is_json {
+            return Err(Problem::malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+                .detail("a body must be JSON, with the header Content-Type: application/json"));
+        }
+        let bad = |detail: String| Problem::malformed(StatusCode::BAD_REQUEST).detail(detail);
+        let values = match serde_json::from_slice(body) {
+            Ok(Value::Object(values)) => values.into_iter().collect(),
+            Ok(_) => return Err(bad("the body must be a JSON object".to_owned())),
+            Err(error) => return Err(bad(format!("the body is not JSON: {error}"))),
+        };
+        if !query.values.is_empty() {
+            return Err(bad("give the fields in the query string or in the body, not in both".to_owned()));
+        }
+        Ok(Self { values, ..query })
+    }
+
+    /// A field that must be there.
+    pub(super) fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+        let missing = matches!(self.values.get(name), None | Some(Value::Null));
+        if missing {
+            self.values.remove(name);
+            self.error(name, "is missing");
+            return None;
+        }
+        self.optional(name)
+    }
+
+    /// A field that may be left out. JSON's `null` leaves it out too.
+    pub(super) fn optional<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+        let text = match self.values.remove(name)? {
+            Value::Null => return None,
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+                self.error(name, "must be text or a number");
+                return None;
+            }
+        };
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Refuses the request if any rule was broken, or any field is left over.
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        for name in std::mem::take(&mut self.values).into_keys() {
+            self.error(name, "is not a field of this request");
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid_request(self.errors)) }
+    }
+
+    fn error(&mut self, field: impl Into<Cow<'static, str>>, rule: impl Into<String>) {
+        self.errors.push(FieldError { field: field.into(), rule: rule.into() });
+    }
+}

@@ -1,0 +1,115 @@
+//! `POST /token-request`: asks for tokens to be paid.
+
+use axum::Json;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use shared::http::{FieldError, Problem};
+use shared::id::{IdempotencyKey, RequestId, TokenAmount};
+
+use super::fields::Fields;
+use super::{Error, Trace};
+use crate::acceptor::Acceptor;
+use crate::domain::{Arrival, Decision, Grant, GrantRequest};
+
+/// The header that names a request.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Ask for tokens to be paid.
+///
+/// The fields stand in the query string or in a JSON body. The answer is durable: 202 for a new grant, 200 with the same
+/// grant for a repeat, by `Idempotency-Key` or by user and campaign. After an error nothing is stored.
+#[utoipa::path(
+    post,
+    path = "/token-request",
+    operation_id = "requestTokens",
+    tag = "grants",
+    params(
+        GrantRequest,
+        ("Idempotency-Key" = Option<String>, Header, description = "Your own name for this request, 1 to 128 bytes. \
+            Send the same request again under the same key as often as you like: it is one grant. Keys never expire."),
+    ),
+    request_body(content = Option<GrantRequest>, description = "The same fields as in the query string, in place of it."),
+    responses(
+        (status = 202, description = "A new grant, accepted.", body = Grant,
+            headers(("Location" = String, description = "Where to ask for the grant."))),
+        (status = 200, description = "A repeat: the grant that was accepted before.", body = Grant,
+            headers(("Location" = String, description = "Where to ask for the grant."))),
+        (status = 400, description = "A field breaks a rule, or the request cannot be read.", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "The user has a grant of this campaign already, with another amount or wallet.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over 64 KiB.", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key belongs to a request that asked for something else.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; send the same request again after `Retry-After` seconds.", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn handle(
+    State(acceptor): State<Acceptor>,
+    Trace(trace): Trace,
+    request: Request,
+) -> Result<Response, Error> {
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
+        Problem::malformed(rejection.status()).detail("the body must be at most 65536 bytes and arrive complete")
+    })?;
+    let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    let user_id = fields.required("user_id");
+    let campaign_id = fields.required("campaign_id");
+    let wallet_address = fields.optional("wallet_address");
+    let token_amount = fields.optional("token_amount").unwrap_or(TokenAmount::DEFAULT);
+    fields.finish()?;
+    let (Some(user_id), Some(campaign_id)) = (user_id, campaign_id) else {
+        return Err(Problem::malformed(StatusCode::BAD_REQUEST).into());
+    };
+    let request = GrantRequest { user_id, campaign_id, wallet_address, token_amount };
+    let key = idempotency_key(&headers)?;
+
+    match acceptor.accept(Arrival { request, key, trace }).await {
+        Ok(Decision::New(grant)) => Ok(answer(StatusCode::ACCEPTED, grant)),
+        Ok(Decision::Repeat(grant)) => Ok(answer(StatusCode::OK, grant)),
+        Ok(Decision::KeyReused { earlier }) => Err(key_reused(&earlier).into()),
+        Ok(Decision::AlreadyGranted { earlier }) => Err(already_granted(&earlier).into()),
+        Err(error) => Err(Problem::unavailable().detail(error.to_string()).into()),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let rule = match value.to_str().map(str::parse) {
+        Ok(Ok(key)) => return Ok(Some(key)),
+        Ok(Err(error)) => shared::id::InvalidId::to_string(&error),
+        Err(_) => "must be visible ASCII".to_owned(),
+    };
+    Err(Problem::invalid_request(vec![FieldError { field: "Idempotency-Key".into(), rule }]))
+}
+
+fn answer(status: StatusCode, grant: Grant) -> Response {
+    let location = HeaderValue::try_from(format!("/grants/{}", grant.request_id));
+    let location = location.expect("our own request ids are UUIDs");
+    (status, [(header::LOCATION, location)], Json(grant)).into_response()
+}
+
+fn key_reused(earlier: &RequestId) -> Problem {
+    let problem = Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "urn:problem-type:idempotency-key-reused",
+        "This idempotency key belongs to another request",
+    )
+    .detail("send the first request's fields again, or use a new key");
+    Problem { request_id: Some(earlier.to_string()), ..problem }
+}
+
+fn already_granted(earlier: &RequestId) -> Problem {
+    let problem = Problem::new(
+        StatusCode::CONFLICT,
+        "urn:problem-type:already-granted",
+        "The user has a grant of this campaign already",
+    )
+    .detail("it has another amount or wallet, and a user is paid once per campaign");
+    Problem { request_id: Some(earlier.to_string()), ..problem }
+}

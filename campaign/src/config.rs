@@ -1,0 +1,64 @@
+//! The campaign service's settings: each from an argument or its environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use secrecy::SecretString;
+use shared::pubsub;
+use shared::telemetry::LogFormat;
+
+/// Accepts token-grant requests over HTTP and shows their status.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "campaign", version)]
+pub struct Config {
+    /// Address and port to serve HTTP on.
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub listen_address: SocketAddr,
+
+    /// This service's own database: `sqlite://path` (the file is created where missing) or
+    /// `postgres://user:password@host/database`.
+    #[arg(long, env = "DATABASE_URL", default_value = "sqlite://data/campaign.db", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    /// Which Pub/Sub.
+    #[command(flatten)]
+    pub pubsub: pubsub::Config,
+
+    /// Seconds until a request that has no result yet is published again; the wait doubles each time.
+    #[arg(long, env = "REPUBLISH_AFTER_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub republish_after_seconds: u64,
+
+    /// Seconds that work under way has to finish after SIGTERM.
+    #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub shutdown_deadline_seconds: u64,
+
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// How long a grant waits for its result before it is published again.
+    #[must_use]
+    pub fn republish_after(&self) -> Duration {
+        Duration::from_secs(self.republish_after_seconds)
+    }
+
+    /// How long shutting down may take.
+    #[must_use]
+    pub fn shutdown_deadline(&self) -> Duration {
+        Duration::from_secs(self.shutdown_deadline_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+}

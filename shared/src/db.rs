@@ -1,0 +1,235 @@
+//! A service's own database: SQLite (embedded, the default) or PostgreSQL, chosen by the URL.
+//!
+//! One SQL text serves both. Rows go in and out in bulk as one JSON parameter: `json_each($1)` gives one row `value` for
+//! each element of a JSON array, natively on SQLite and by a function that [`Database::open`] adds on PostgreSQL.
+//! Times are stored as microseconds since the Unix epoch.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::migrate::Migrator;
+use sqlx::{Any, AnyPool, Executor, Row, Transaction};
+
+/// Why the database did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL names no database that we know.
+    #[error("the database URL must begin with sqlite:// or postgres://")]
+    UnknownScheme,
+    /// The database refused, or could not be reached.
+    #[error("database: {0}")]
+    Sqlx(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("database migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A stored value breaks a rule of its type: the database was changed by another program.
+    #[error("the stored {column} is not valid: {reason}")]
+    Corrupt {
+        /// The column.
+        column: &'static str,
+        /// The rule it breaks.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether the rows themselves were refused, so that trying the same again cannot succeed.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        let Self::Sqlx(sqlx::Error::Database(error)) = self else { return false };
+        match error.code().as_deref() {
+            // PostgreSQL: class 22 data exception, 23 integrity constraint violation.
+            Some(code) if code.len() == 5 => code.starts_with("22") || code.starts_with("23"),
+            // SQLite: 19 constraint, 20 mismatch, 18 too big; extended codes keep the primary one in the low byte.
+            Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 18..=20)),
+            None => false,
+        }
+    }
+}
+
+/// The result of a database operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A transaction on either database; dropped without a commit, it is rolled back.
+pub type Tx = Transaction<'static, Any>;
+
+/// Which of the two it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite, in a file of this machine.
+    Sqlite,
+    /// PostgreSQL.
+    Postgres,
+}
+
+/// An open database; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Database {
+    read: AnyPool,
+    write: AnyPool,
+    dialect: Dialect,
+}
+
+impl Database {
+    /// Opens the database (a missing SQLite file is created) and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be reached or read, or is newer than this program.
+    pub async fn open(url: &SecretString, migrations: &Migrator) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        let url = url.expose_secret();
+        let database = if url.starts_with("sqlite:") {
+            Self::open_sqlite(url).await?
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Self::open_postgres(url).await?
+        } else {
+            return Err(Error::UnknownScheme);
+        };
+        migrations.run(&database.write).await?;
+        Ok(database)
+    }
+
+    async fn open_sqlite(url: &str) -> Result<Self> {
+        let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+        let path = path.split('?').next().unwrap_or(path);
+        if let Some(folder) = std::path::Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            tokio::fs::create_dir_all(folder).await.map_err(sqlx::Error::Io)?;
+        }
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let options = AnyConnectOptions::from_str(&format!("{url}{separator}mode=rwc"))?;
+        // One connection writes, since SQLite has one writer anyway: waiting in line beats SQLITE_BUSY. A committed
+        // transaction survives power loss: WAL with synchronous=FULL.
+        let pool = |connections| {
+            AnyPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .after_connect(|connection, _| {
+                    Box::pin(async move {
+                        connection
+                            .execute(
+                                "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
+                                 pragma foreign_keys = on;",
+                            )
+                            .await?;
+                        Ok(())
+                    })
+                })
+        };
+        let write = pool(1).connect_with(options.clone()).await?;
+        let read = pool(4).connect_with(options).await?;
+        Ok(Self { read, write, dialect: Dialect::Sqlite })
+    }
+
+    async fn open_postgres(url: &str) -> Result<Self> {
+        let pool = AnyPoolOptions::new().max_connections(16).acquire_timeout(ACQUIRE_TIMEOUT).connect(url).await?;
+        let mut tx = pool.begin().await?;
+        // Two replicas that start together must not replace the function at the same time.
+        tx.execute("select pg_advisory_xact_lock(7238105)").await?;
+        tx.execute(
+            "create or replace function json_each(elements text) returns table (value jsonb) language sql immutable \
+             as 'select jsonb_array_elements(elements::jsonb)'",
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(Self { read: pool.clone(), write: pool, dialect: Dialect::Postgres })
+    }
+
+    /// Which database this is.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Connections for queries that change nothing.
+    #[must_use]
+    pub fn reader(&self) -> &AnyPool {
+        &self.read
+    }
+
+    /// Begins a transaction that may write.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or is locked for too long.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(match self.dialect {
+            // A deferred transaction that begins with a read cannot wait for its turn to write.
+            Dialect::Sqlite => self.write.begin_with("begin immediate").await?,
+            Dialect::Postgres => self.write.begin().await?,
+        })
+    }
+
+    /// Closes all connections; a checkpoint leaves one file behind on SQLite.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Rows as the one parameter of `json_each($1)`.
+///
+/// # Panics
+///
+/// If `T` cannot be JSON, such as a map whose keys are not text.
+pub fn rows<T: Serialize>(rows: &[T]) -> String {
+    serde_json::to_string(rows).expect("rows are plain structs")
+}
+
+/// Reads a column through the parser of its type.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] when the stored text breaks a rule of the type.
+pub fn parse<T>(row: &AnyRow, column: &'static str) -> Result<T>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    corrupt(column, row.try_get::<String, _>(column)?.parse())
+}
+
+/// The same for a column that may be null.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_option<T>(row: &AnyRow, column: &'static str) -> Result<Option<T>>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    row.try_get::<Option<String>, _>(column)?.map(|text| corrupt(column, text.parse())).transpose()
+}
+
+/// Reads a column of microseconds since the Unix epoch.
+///
+/// # Errors
+///
+/// When the row has no such column.
+pub fn time(row: &AnyRow, column: &'static str) -> Result<chrono::DateTime<chrono::Utc>> {
+    Ok(crate::clock::from_micros(row.try_get(column)?))
+}
+
+/// Reads a count or an amount, which is never negative.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] when it is.
+pub fn unsigned(row: &AnyRow, column: &'static str) -> Result<u64> {
+    corrupt(column, u64::try_from(row.try_get::<i64, _>(column)?))
+}
+
+/// Names the column whose stored value breaks a rule.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] in place of any error.
+pub fn corrupt<T, E: std::fmt::Display>(column: &'static str, value: Result<T, E>) -> Result<T> {
+    value.map_err(|error| Error::Corrupt { column, reason: error.to_string() })
+}

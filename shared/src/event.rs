@@ -1,0 +1,254 @@
+//! The wire contract: what travels on the two topics, as JSON.
+//!
+//! Any program that knows only the founding fields can publish and read these messages. Fields that we added are
+//! optional for the reader, unknown fields are ignored, and a field that is absent is not written.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
+use crate::telemetry::{self, TraceParent};
+
+/// A message on `token-grant-requests`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event_type")]
+pub enum RequestEvent {
+    /// Tokens are to be paid.
+    #[serde(rename = "token.grant.requested")]
+    Requested(GrantRequested),
+}
+
+/// Tokens are to be paid: exactly once for each `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantRequested {
+    /// Who is to be paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// Whole tokens.
+    pub token_amount: TokenAmount,
+    /// The kind of token.
+    pub token_type: TokenType,
+    /// Names the grant; a message that repeats it is the same grant.
+    pub request_id: RequestId,
+    /// When the grant was requested, RFC 3339, UTC.
+    pub timestamp: DateTime<Utc>,
+    /// How often the request was published again for want of a result.
+    #[serde(default)]
+    pub retry_count: u32,
+    /// Where to; without it, to the counterfactual wallet of `user_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wallet_address: Option<WalletAddress>,
+    /// Whose numbering `grant_index` belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Issuer>,
+    /// The grant's number within its issuer: `issuer << 64 | grant_index` is its id on chain. Without both, the id is
+    /// derived from `request_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_index: Option<u64>,
+}
+
+/// The kind of token that is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TokenType {
+    /// A fungible token (EIP-20).
+    #[default]
+    #[serde(rename = "ERC20")]
+    Erc20,
+}
+
+/// A message on `token-grant-results`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event_type")]
+pub enum ResultEvent {
+    /// A transaction that pays grants was sent: one message for all of them.
+    #[serde(rename = "token.grants.submitted")]
+    Submitted(GrantsSubmitted),
+    /// The tokens are on chain, and final under the service's finality setting.
+    #[serde(rename = "token.grant.completed")]
+    Completed(GrantCompleted),
+    /// The grant will not be paid.
+    #[serde(rename = "token.grant.failed")]
+    Failed(GrantFailed),
+}
+
+/// Progress: a transaction that pays these grants was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsSubmitted {
+    /// The grants in the transaction.
+    pub request_ids: Vec<RequestId>,
+    /// 0x and 64 hexadecimal digits.
+    pub transaction_hash: String,
+    /// When it was sent.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// The tokens of one grant are on chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantCompleted {
+    /// Who was paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// The grant.
+    pub request_id: RequestId,
+    /// The transaction that paid it, 0x and 64 hexadecimal digits.
+    pub transaction_hash: String,
+    /// The `timestamp` of the request.
+    pub timestamp: DateTime<Utc>,
+    /// When the payment became final for us.
+    pub processed_at: DateTime<Utc>,
+    /// The account that holds the tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wallet_address: Option<WalletAddress>,
+    /// The block of the transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<u64>,
+    /// This grant's share of the transaction's gas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gas_used: Option<u64>,
+}
+
+/// One grant will not be paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantFailed {
+    /// Who was to be paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// The grant.
+    pub request_id: RequestId,
+    /// Why, for people.
+    pub error_message: String,
+    /// The `timestamp` of the request.
+    pub timestamp: DateTime<Utc>,
+    /// When this was decided.
+    pub processed_at: DateTime<Utc>,
+    /// Why, for programs: a stable word such as `rejected_by_token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+}
+
+/// What the attributes of a message repeat from its body, so that a subscription can filter and a log can correlate.
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes<'a> {
+    /// `user_id` of the body.
+    pub user_id: &'a UserId,
+    /// `campaign_id` of the body.
+    pub campaign_id: &'a CampaignId,
+    /// `request_id` of the body.
+    pub request_id: &'a RequestId,
+    /// The trace that the message belongs to (W3C Trace Context).
+    pub trace: Option<TraceParent>,
+}
+
+/// Name to value, as Pub/Sub carries them.
+pub type AttributeMap = BTreeMap<String, String>;
+
+impl Attributes<'_> {
+    /// The attributes of a message whose body has this `event_type`.
+    #[must_use]
+    pub fn to_map(self, event_type: &str) -> AttributeMap {
+        let mut map = AttributeMap::from([
+            ("event_type".to_owned(), event_type.to_owned()),
+            ("user_id".to_owned(), self.user_id.to_string()),
+            ("campaign_id".to_owned(), self.campaign_id.to_string()),
+            ("request_id".to_owned(), self.request_id.to_string()),
+        ]);
+        if let Some(trace) = self.trace {
+            map.insert(telemetry::TRACEPARENT.to_owned(), trace.to_string());
+        }
+        map
+    }
+}
+
+impl RequestEvent {
+    /// The attributes that go with this message.
+    #[must_use]
+    pub fn attributes(&self, trace: Option<TraceParent>) -> AttributeMap {
+        let Self::Requested(GrantRequested { user_id, campaign_id, request_id, .. }) = self;
+        Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.requested")
+    }
+}
+
+impl ResultEvent {
+    /// The attributes that go with this message.
+    #[must_use]
+    pub fn attributes(&self, trace: Option<TraceParent>) -> AttributeMap {
+        match self {
+            Self::Submitted(_) => AttributeMap::from([("event_type".to_owned(), "token.grants.submitted".to_owned())]),
+            Self::Completed(GrantCompleted { user_id, campaign_id, request_id, .. }) => {
+                Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.completed")
+            }
+            Self::Failed(GrantFailed { user_id, campaign_id, request_id, .. }) => {
+                Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.failed")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUNDING: &str = r#"{
+        "event_type": "token.grant.requested", "user_id": "alice", "campaign_id": "summer", "token_amount": 100,
+        "token_type": "ERC20", "request_id": "r-1", "timestamp": "2026-01-02T03:04:05Z", "retry_count": 0,
+        "somebody_elses_field": {"deep": [1]}
+    }"#;
+
+    #[test]
+    fn a_message_with_only_the_founding_fields_is_read() {
+        let RequestEvent::Requested(request) = serde_json::from_str(FOUNDING).unwrap();
+        assert_eq!(request.user_id.as_str(), "alice");
+        assert_eq!(request.token_amount.whole_tokens(), 100);
+        assert_eq!((request.wallet_address, request.issuer, request.grant_index), (None, None, None));
+    }
+
+    #[test]
+    fn our_own_message_keeps_the_founding_names() {
+        let RequestEvent::Requested(mut request) = serde_json::from_str(FOUNDING).unwrap();
+        (request.issuer, request.grant_index) = (Some(Issuer::new(u64::MAX)), Some(7));
+        let event = RequestEvent::Requested(request);
+        let json = serde_json::to_value(&event).unwrap();
+        insta::assert_json_snapshot!(json, @r#"
+        {
+          "campaign_id": "summer",
+          "event_type": "token.grant.requested",
+          "grant_index": 7,
+          "issuer": "ffffffffffffffff",
+          "request_id": "r-1",
+          "retry_count": 0,
+          "timestamp": "2026-01-02T03:04:05Z",
+          "token_amount": 100,
+          "token_type": "ERC20",
+          "user_id": "alice"
+        }
+        "#);
+        assert_eq!(event.attributes(None)["event_type"], json["event_type"].as_str().unwrap());
+        assert_eq!(serde_json::from_value::<RequestEvent>(json).unwrap(), event);
+    }
+
+    #[test]
+    fn a_message_that_breaks_a_rule_says_which() {
+        let broken = |from: &str, to: &str| {
+            serde_json::from_str::<RequestEvent>(&FOUNDING.replace(from, to)).unwrap_err().to_string()
+        };
+        assert!(broken("\"alice\"", "\"\"").contains("must not be blank"));
+        assert!(broken("100", "0").contains("whole number of tokens"));
+        assert!(broken("token.grant.requested", "token.grant.cancelled").contains("unknown variant"));
+        assert!(broken("\"request_id\": \"r-1\",", "").contains("missing field `request_id`"));
+        assert!(broken("ERC20", "ERC721").contains("ERC721"));
+    }
+
+    #[test]
+    fn results_of_a_foreign_service_are_read() {
+        let completed = r#"{"event_type":"token.grant.completed","user_id":"alice","campaign_id":"summer","request_id":"r-1",
+            "transaction_hash":"0xab","timestamp":"2026-01-02T03:04:05Z","processed_at":"2026-01-02T03:04:06Z"}"#;
+        assert!(matches!(serde_json::from_str(completed).unwrap(), ResultEvent::Completed(_)));
+        let failed = completed.replace("completed\"", "failed\"").replace("transaction_hash", "error_message");
+        assert!(matches!(serde_json::from_str(&failed).unwrap(), ResultEvent::Failed(_)));
+    }
+}

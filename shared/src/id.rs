@@ -1,0 +1,365 @@
+//! The identifiers and amounts that cross the boundary of a service.
+//!
+//! Each has private fields and one way in, its `FromStr` or `TryFrom`, which serde uses too: a value of one of these
+//! types is valid. The errors name the rule and its limit; the caller adds the name of the field.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use alloy::primitives::Address;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::{ContextV7, Timestamp, Uuid};
+
+/// The most bytes a textual identifier may have.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// Nothing, or nothing but white space.
+    #[error("must not be blank")]
+    Blank,
+    /// Longer than [`MAX_ID_BYTES`].
+    #[error("must be at most {MAX_ID_BYTES} bytes, this has {0}")]
+    TooLong(usize),
+    /// A control character (Unicode category Cc), or white space at either end.
+    #[error("must not hold control characters, nor begin or end with white space")]
+    Unprintable,
+}
+
+fn parse_text(text: &str) -> Result<Box<str>, InvalidId> {
+    if text.trim().is_empty() {
+        return Err(InvalidId::Blank);
+    }
+    if text.len() > MAX_ID_BYTES {
+        return Err(InvalidId::TooLong(text.len()));
+    }
+    if text.chars().any(char::is_control) || text.trim().len() != text.len() {
+        return Err(InvalidId::Unprintable);
+    }
+    Ok(text.into())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The identifier as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                parse_text(text).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// A player, as the studio names them. 1 to 128 bytes, no control characters.
+    UserId
+}
+text_id! {
+    /// A campaign, as the studio names it. 1 to 128 bytes, no control characters.
+    CampaignId
+}
+text_id! {
+    /// One grant, for as long as it exists. Ours are `UUIDv7`; a foreign publisher's may be any text of 1 to 128 bytes.
+    RequestId
+}
+text_id! {
+    /// The caller's own name for one request (`Idempotency-Key`), 1 to 128 bytes. It never expires.
+    IdempotencyKey
+}
+
+impl RequestId {
+    /// A new identifier, ordered by `at` (`UUIDv7`, RFC 9562).
+    #[must_use]
+    pub fn unique(at: DateTime<Utc>) -> Self {
+        Self(unique(at).to_string().into())
+    }
+}
+
+/// A new `UUIDv7` at the given time; those made by one process are strictly ascending while time does not go back.
+#[must_use]
+pub fn unique(at: DateTime<Utc>) -> Uuid {
+    static CONTEXT: LazyLock<std::sync::Mutex<ContextV7>> = LazyLock::new(|| std::sync::Mutex::new(ContextV7::new()));
+    let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
+    Uuid::new_v7(Timestamp::from_unix(&*CONTEXT, seconds, at.timestamp_subsec_nanos()))
+}
+
+/// Whole tokens to pay: 1 to [`TokenAmount::MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "u64")]
+pub struct TokenAmount(u64);
+
+/// Why a number is not an amount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be a whole number of tokens from 1 to {}", TokenAmount::MAX)]
+pub struct InvalidAmount;
+
+impl TokenAmount {
+    /// One billion tokens: with 18 decimals it fits the 96 bits that the contract's packed calldata has for an amount.
+    pub const MAX: u64 = 1_000_000_000;
+
+    /// What a grant pays when nobody says otherwise.
+    pub const DEFAULT: Self = Self(100);
+
+    /// The number of whole tokens.
+    #[must_use]
+    pub fn whole_tokens(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for TokenAmount {
+    type Error = InvalidAmount;
+
+    fn try_from(amount: i64) -> Result<Self, InvalidAmount> {
+        match u64::try_from(amount) {
+            Ok(amount @ 1..=Self::MAX) => Ok(Self(amount)),
+            _ => Err(InvalidAmount),
+        }
+    }
+}
+
+impl FromStr for TokenAmount {
+    type Err = InvalidAmount;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAmount> {
+        text.parse::<i64>().map_err(|_| InvalidAmount)?.try_into()
+    }
+}
+
+impl From<TokenAmount> for u64 {
+    fn from(amount: TokenAmount) -> Self {
+        amount.0
+    }
+}
+
+/// An account on the chain, 20 bytes, never the zero address. Written with the checksum of EIP-55.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WalletAddress(Address);
+
+/// Why a text is not a wallet address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidWallet {
+    /// Not `0x` and 40 hexadecimal digits.
+    #[error("must be 0x and 40 hexadecimal digits")]
+    Malformed,
+    /// Mixed case that does not match the checksum of EIP-55: most likely a typing error.
+    #[error("has a wrong EIP-55 checksum; did you mean {0}?")]
+    Checksum(Address),
+    /// Tokens sent to the zero address are lost, and ERC-20 forbids to mint there.
+    #[error("must not be the zero address")]
+    Zero,
+}
+
+impl WalletAddress {
+    /// The account's 20 bytes.
+    #[must_use]
+    pub fn address(self) -> Address {
+        self.0
+    }
+}
+
+impl TryFrom<Address> for WalletAddress {
+    type Error = InvalidWallet;
+
+    fn try_from(address: Address) -> Result<Self, InvalidWallet> {
+        if address.is_zero() { Err(InvalidWallet::Zero) } else { Ok(Self(address)) }
+    }
+}
+
+impl FromStr for WalletAddress {
+    type Err = InvalidWallet;
+
+    /// Accepts the EIP-55 form, and all lower or all upper case, which carry no checksum.
+    fn from_str(text: &str) -> Result<Self, InvalidWallet> {
+        let digits = text.strip_prefix("0x").ok_or(InvalidWallet::Malformed)?;
+        let address: Address = text.parse().map_err(|_| InvalidWallet::Malformed)?;
+        let has = |test: fn(&u8) -> bool| digits.as_bytes().iter().any(test);
+        let mixed_case = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+        if mixed_case && address.to_checksum(None) != text {
+            return Err(InvalidWallet::Checksum(address));
+        }
+        address.try_into()
+    }
+}
+
+impl TryFrom<String> for WalletAddress {
+    type Error = InvalidWallet;
+
+    fn try_from(text: String) -> Result<Self, InvalidWallet> {
+        text.parse()
+    }
+}
+
+impl From<WalletAddress> for String {
+    fn from(wallet: WalletAddress) -> Self {
+        wallet.0.to_checksum(None)
+    }
+}
+
+impl fmt::Display for WalletAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The deployment whose store numbers its grants: a random number, drawn once per campaign store. On the wire it is 16
+/// hexadecimal digits, since JSON numbers of that size lose digits in many readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Issuer(u64);
+
+impl Issuer {
+    /// An issuer from its number.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Why a text is not an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be 16 hexadecimal digits")]
+pub struct InvalidIssuer;
+
+impl TryFrom<String> for Issuer {
+    type Error = InvalidIssuer;
+
+    fn try_from(text: String) -> Result<Self, InvalidIssuer> {
+        if text.len() != 16 {
+            return Err(InvalidIssuer);
+        }
+        u64::from_str_radix(&text, 16).map(Self).map_err(|_| InvalidIssuer)
+    }
+}
+
+impl From<Issuer> for String {
+    fn from(issuer: Issuer) -> Self {
+        format!("{:016x}", issuer.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_ids_refuse_what_cannot_be_read_back() {
+        let parse = |text: &str| text.parse::<UserId>().map(String::from);
+        assert_eq!(parse("alice"), Ok("alice".into()));
+        assert_eq!(parse("player 7 / ünïcode"), Ok("player 7 / ünïcode".into()));
+        assert_eq!(parse(""), Err(InvalidId::Blank));
+        assert_eq!(parse(" \t"), Err(InvalidId::Blank));
+        assert_eq!(parse(&"x".repeat(129)), Err(InvalidId::TooLong(129)));
+        assert_eq!(parse("a\0b"), Err(InvalidId::Unprintable));
+        assert_eq!(parse("a\u{85}b"), Err(InvalidId::Unprintable));
+        assert_eq!(parse(" a"), Err(InvalidId::Unprintable));
+    }
+
+    #[test]
+    fn amounts_are_whole_positive_and_bounded() {
+        for bad in ["0", "-1", "1.5", "", "1000000001", "99999999999999999999", "1e3"] {
+            assert_eq!(bad.parse::<TokenAmount>(), Err(InvalidAmount), "{bad}");
+        }
+        assert_eq!("1000000000".parse::<TokenAmount>().map(u64::from), Ok(1_000_000_000));
+    }
+
+    #[test]
+    fn wallets_follow_eip_55() {
+        // The vectors of the EIP itself.
+        for good in [
+            "0x52908400098527886E0F7030069857D2E4169EE7",
+            "0xde709f2102306220921060314715629080e2fb77",
+            "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+        ] {
+            assert!(good.parse::<WalletAddress>().is_ok(), "{good}");
+        }
+        let wrong = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD".parse::<WalletAddress>();
+        assert!(matches!(wrong, Err(InvalidWallet::Checksum(_))));
+        assert_eq!("0x0000000000000000000000000000000000000000".parse::<WalletAddress>(), Err(InvalidWallet::Zero));
+        for bad in [
+            "",
+            "0x",
+            "5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            "0x5aAeb6",
+            "0xzz",
+            "0Xde709f2102306220921060314715629080e2fb77",
+        ] {
+            assert_eq!(bad.parse::<WalletAddress>(), Err(InvalidWallet::Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unique_ids_ascend() {
+        let at = crate::clock::from_micros(1_700_000_000_000_000);
+        let ids: Vec<_> = (0..1000).map(|_| unique(at)).collect();
+        assert!(ids.is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn an_issuer_survives_the_wire(number: u64) {
+            let issuer = Issuer::new(number);
+            prop_assert_eq!(Issuer::try_from(String::from(issuer)), Ok(issuer));
+        }
+
+        #[test]
+        fn parsing_never_panics(text in ".*") {
+            let _ = text.parse::<UserId>();
+            let _ = text.parse::<WalletAddress>();
+            let _ = text.parse::<TokenAmount>();
+        }
+    }
+}

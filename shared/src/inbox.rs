@@ -1,0 +1,198 @@
+//! Messages in: received on several streams, handled in batches, acknowledged after the commit.
+//!
+//! A message that no version of this program could handle goes to the dead-letter topic at once, with the reason. When
+//! the database is away the batch is held and tried again: the broker extends its lease, and flow control stops the
+//! streams, so nothing piles up. A crash at any point delivers the message again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::db;
+use crate::pubsub::{Delivery, PubSub, Topic};
+use crate::telemetry::{GOOGLE_TRACEPARENT, TRACEPARENT, TraceParent};
+use crate::worker::backoff;
+
+/// What a service does with its messages.
+pub trait Consumer: Send + Sync + 'static {
+    /// The body.
+    type Event: DeserializeOwned + Send + Sync;
+
+    /// Commits the effect of all the messages, in one transaction. A repeat of an earlier message must be harmless.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    fn consume(&self, batch: &[Received<Self::Event>]) -> impl Future<Output = db::Result<()>> + Send;
+}
+
+/// A well-formed message.
+#[derive(Debug, Clone)]
+pub struct Received<E> {
+    /// Its body.
+    pub event: E,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
+}
+
+/// The receiving side of one subscription.
+#[derive(Debug)]
+pub struct Inbox<C> {
+    /// The broker.
+    pub bus: PubSub,
+    /// Whose subscription is received.
+    pub topic: Topic,
+    /// How many streams are opened: one carries about 2,000 messages a second.
+    pub streams: u8,
+    /// Notified when the subscription may have come into existence.
+    pub created: Arc<Notify>,
+    /// What is done with the messages.
+    pub consumer: C,
+}
+
+/// The most messages that one transaction takes in.
+const BATCH: usize = 500;
+
+/// The most messages of one stream that are unanswered at a time.
+const OUTSTANDING: i64 = 1000;
+
+impl<C: Consumer> Inbox<C> {
+    /// Receives until `shutdown`; what was received by then is handled and acknowledged.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let (sender, mut deliveries) = mpsc::channel(BATCH);
+        let streams = TaskTracker::new();
+        for _ in 0..self.streams {
+            streams.spawn(pull(
+                self.bus.clone(),
+                self.topic,
+                Arc::clone(&self.created),
+                sender.clone(),
+                shutdown.clone(),
+            ));
+        }
+        streams.close();
+        drop(sender);
+
+        let mut batch = Vec::with_capacity(BATCH);
+        while deliveries.recv_many(&mut batch, BATCH).await > 0 {
+            self.handle(std::mem::take(&mut batch), &shutdown).await;
+        }
+        streams.wait().await;
+    }
+
+    /// Handles one batch: each delivery is acknowledged after its effect is committed, or its dead letter is published.
+    pub async fn handle(&self, deliveries: Vec<Delivery>, shutdown: &CancellationToken) {
+        metrics::counter!("messages_received_total", "topic" => self.topic.name()).increment(deliveries.len() as u64);
+        let mut good = Vec::with_capacity(deliveries.len());
+        let mut events = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match serde_json::from_slice(&delivery.message.data) {
+                Ok(event) => {
+                    events.push(Received { event, trace: trace_of(&delivery) });
+                    good.push(delivery);
+                }
+                Err(error) => self.bury(delivery, &format!("malformed: {error}")).await,
+            }
+        }
+        if self.commit(&events, shutdown).await.is_ok() {
+            good.into_iter().for_each(Delivery::ack);
+            return;
+        }
+        // Some row was refused. Alone, each shows whether it was the one.
+        for (delivery, event) in good.into_iter().zip(events) {
+            match self.commit(std::slice::from_ref(&event), shutdown).await {
+                Ok(()) => delivery.ack(),
+                Err(Refused::Data(reason)) => self.bury(delivery, &format!("refused by the store: {reason}")).await,
+                Err(Refused::Shutdown) => return,
+            }
+        }
+    }
+
+    /// Commits, waiting for the database if need be.
+    async fn commit(&self, events: &[Received<C::Event>], shutdown: &CancellationToken) -> Result<(), Refused> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut pauses = backoff();
+        loop {
+            match self.consumer.consume(events).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_data() => return Err(Refused::Data(error.to_string())),
+                Err(error) => tracing::warn!(topic = self.topic.name(), %error, "messages wait for the database"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
+                () = shutdown.cancelled() => return Err(Refused::Shutdown),
+            }
+        }
+    }
+
+    async fn bury(&self, delivery: Delivery, reason: &str) {
+        match self.bus.publish_dead_letter(self.topic, &delivery.message, reason).await {
+            Ok(()) => {
+                let request_id = delivery.message.attributes.get("request_id");
+                tracing::warn!(topic = self.topic.name(), request_id, reason, "message moved to the dead-letter topic");
+                delivery.ack();
+            }
+            Err(error) => tracing::warn!(topic = self.topic.name(), %error, "dead letter waits for the broker"),
+        }
+    }
+}
+
+enum Refused {
+    Data(String),
+    Shutdown,
+}
+
+fn trace_of(delivery: &Delivery) -> Option<TraceParent> {
+    [TRACEPARENT, GOOGLE_TRACEPARENT].into_iter().find_map(|name| delivery.message.attributes.get(name)?.parse().ok())
+}
+
+/// Moves messages from one stream to the inbox, opening the stream again whenever it ends.
+async fn pull(
+    bus: PubSub,
+    topic: Topic,
+    created: Arc<Notify>,
+    deliveries: mpsc::Sender<Delivery>,
+    shutdown: CancellationToken,
+) {
+    let mut pauses = backoff();
+    while !shutdown.is_cancelled() {
+        let mut receiver = bus.receive(topic, OUTSTANDING);
+        loop {
+            let received = tokio::select! {
+                received = receiver.next() => received,
+                () = shutdown.cancelled() => break,
+            };
+            match received {
+                Ok(Some(delivery)) => {
+                    pauses = backoff();
+                    if deliveries.send(delivery).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(topic = topic.name(), %error, "stream ended, will be opened again");
+                    tokio::select! {
+                        () = created.notified() => {}
+                        () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                    break;
+                }
+            }
+        }
+        if shutdown.is_cancelled() {
+            // Waits until what was received is answered, and sends the acknowledgements.
+            let stopper = receiver.stopper();
+            drop(deliveries);
+            stopper.shutdown().await;
+            return;
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What both services put on the wire, or need to live and to die.
+//!
+//! Nothing here knows a rule of campaigns or of chains: a module belongs in this crate only when both services use
+//! it and it would be the same in each.
+
+pub mod clock;
+pub mod db;
+pub mod event;
+pub mod health;
+pub mod http;
+pub mod id;
+pub mod inbox;
+pub mod lifecycle;
+pub mod outbox;
+pub mod pubsub;
+pub mod telemetry;
+pub mod worker;

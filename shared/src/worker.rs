@@ -1,0 +1,98 @@
+//! The shape of everything that runs in the background: a step that is taken again and again.
+//!
+//! A [`Worker`] does one bounded piece of work a step and says whether there was any, so that a test can drive it a step
+//! at a time. [`run`] repeats the step until shutdown: at once while there is work, on a wake-up or a slow poll when
+//! there is none, and after a growing pause when a step fails.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use rand::Rng;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Dependency;
+
+/// What a step found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Something was done, and there may be more.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+}
+
+/// A component that moves in steps.
+pub trait Worker: Send + Sync + 'static {
+    /// Why a step failed; the step is taken again later.
+    type Error: std::fmt::Display + Send;
+
+    /// Takes one step. What it does is durable, or harmless to do again, at every await.
+    ///
+    /// # Errors
+    ///
+    /// When the step could not be finished for now.
+    fn run_once(&self) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
+}
+
+/// When a worker looks for work, and to whom it reports.
+#[derive(Debug)]
+pub struct Schedule<'a> {
+    /// Its name in logs and metrics.
+    pub name: &'static str,
+    /// Somebody notifies this when there may be work.
+    pub wake: &'a Notify,
+    /// How long at most until it looks by itself.
+    pub poll: Duration,
+    /// What it depends on: reported down while steps fail, and up when they succeed.
+    pub dependency: Dependency,
+}
+
+/// Repeats the worker's step until `shutdown`; a step that has begun is finished.
+pub async fn run<W: Worker>(worker: &W, schedule: Schedule<'_>, shutdown: &CancellationToken) {
+    let Schedule { name, wake, poll, dependency } = schedule;
+    let mut pauses = backoff();
+    while !shutdown.is_cancelled() {
+        // Registered before the step looks for work: what is announced meanwhile is not missed.
+        let woken = wake.notified();
+        let pause = match worker.run_once().await {
+            Ok(progress) => {
+                pauses = backoff();
+                dependency.up();
+                match progress {
+                    Progress::Worked => continue,
+                    Progress::Idle => poll.mul_f64(rand::rng().random_range(0.75..=1.25)),
+                }
+            }
+            Err(error) => {
+                metrics::counter!("worker_errors_total", "worker" => name).increment(1);
+                tracing::warn!(worker = name, %error, "step failed, will be taken again");
+                dependency.down(error);
+                let pause = pauses.next().unwrap_or(MAX_PAUSE);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            }
+        };
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Pauses between tries of something that may fail for a while: exponential with jitter, from 50 ms to 5 s, without end.
+#[must_use]
+pub fn backoff() -> backon::ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(MAX_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
