@@ -16,15 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 pub use config::Config;
+use republisher::Republisher;
+use results::Results;
 use shared::clock::Clock;
 use shared::health::Health;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
-use shared::pubsub::{PubSub, Topic, keep};
-use shared::worker::{self, Schedule};
-use shared::{http, telemetry};
+use shared::pubsub::{Keeper, PubSub, Topic};
+use shared::worker::{Schedule, until_reachable};
+use shared::{db, http, telemetry};
 use store::Store;
 use tokio::sync::Notify;
 
@@ -38,62 +41,46 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline());
-    let shutdown = lifecycle.shutdown();
+    let [database, pubsub, publishing] = ["database", "pubsub", "publishing"].map(|name| health.dependency(name));
 
-    let store = Store::open(&config.database_url).await.context("cannot open the database of DATABASE_URL")?;
     let bus = PubSub::connect(&config.pubsub.project, config.pubsub.emulator())
         .await
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
+    let starting = http::with_common_routes(Router::new(), health.clone(), metrics.clone());
+    let open = until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await);
+    let (listener, store) = http::serve_while(listener, starting, open).await?;
+    let store = store.context("cannot open the database of DATABASE_URL")?;
 
-    let outbox_ready = Arc::new(Notify::new());
+    let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let (acceptor, writer) =
         acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.republish_after());
-    lifecycle.spawn("acceptor", async { Ok(writer.run().await) });
-
-    let routes = http::with_common_routes(api::routes(store.clone(), acceptor), health.clone(), metrics);
-    lifecycle.spawn("http", http::serve(listener, routes, shutdown.clone()));
-
-    let created = Arc::new(Notify::new());
-    let broker = health.dependency("pubsub");
-    lifecycle.spawn("pubsub", {
-        let (bus, created, shutdown) = (bus.clone(), Arc::clone(&created), shutdown.clone());
-        async { Ok(keep(bus, broker, created, shutdown).await) }
+    lifecycle.spawn("acceptor", async {
+        writer.run().await;
+        Ok(())
     });
+    let routes = http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics);
+    lifecycle.spawn("http", http::serve(listener, routes, lifecycle.shutdown()));
 
-    let relay = Relay::new(store.database().clone(), bus.clone(), clock.clone(), Arc::clone(&outbox_ready));
-    let publishing = health.dependency("publishing");
-    lifecycle.spawn("relay", {
-        let shutdown = shutdown.clone();
-        async move {
-            let schedule = Schedule { name: "relay", wake: relay.wake(), poll: SLOW_POLL, dependency: publishing };
-            worker::run(&relay, schedule, &shutdown).await;
-            Ok(())
-        }
-    });
+    lifecycle.work(
+        Keeper { bus: bus.clone(), created: Arc::clone(&created) },
+        Schedule::polled("pubsub", Duration::from_secs(3), pubsub),
+    );
+    lifecycle.work(
+        Relay::new(store.database().clone(), bus.clone(), clock.clone()),
+        Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), publishing),
+    );
+    lifecycle.work(
+        Republisher::new(store.clone(), clock.clone(), outbox_ready, config.republish_after()),
+        Schedule::polled("republisher", Duration::from_secs(1), database),
+    );
 
-    let inbox = Inbox {
-        bus,
-        topic: Topic::Results,
-        streams: config.pubsub.streams,
-        created,
-        consumer: results::Results::new(store.clone(), clock.clone()),
-    };
-    lifecycle.spawn("results", {
-        let shutdown = shutdown.clone();
-        async { Ok(inbox.run(shutdown).await) }
-    });
-
-    let republisher = republisher::Republisher::new(store.clone(), clock, outbox_ready, config.republish_after());
-    let database = health.dependency("database");
-    lifecycle.spawn("republisher", {
-        let shutdown = shutdown.clone();
-        async move {
-            let never = Notify::new();
-            let schedule = Schedule { name: "republisher", wake: &never, poll: FAST_POLL, dependency: database };
-            worker::run(&republisher, schedule, &shutdown).await;
-            Ok(())
-        }
+    let consumer = Results::new(store.clone(), clock);
+    let inbox = Inbox { bus, topic: Topic::Results, streams: config.pubsub.streams, created, consumer };
+    let shutdown = lifecycle.shutdown();
+    lifecycle.spawn("results", async {
+        inbox.run(shutdown).await;
+        Ok(())
     });
 
     tracing::info!(address = %config.listen_address, project = config.pubsub.project, "campaign service is up");
@@ -101,9 +88,3 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     store.database().close().await;
     Ok(exit)
 }
-
-/// How often a component that is woken up for its work looks by itself.
-const SLOW_POLL: Duration = Duration::from_secs(2);
-
-/// How often a component that nobody wakes looks.
-const FAST_POLL: Duration = Duration::from_secs(1);

@@ -25,6 +25,14 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("database migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The folder of the SQLite file cannot be made.
+    #[error("the folder {folder} cannot be created: {source}")]
+    Folder {
+        /// The folder.
+        folder: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A stored value breaks a rule of its type: the database was changed by another program.
     #[error("the stored {column} is not valid: {reason}")]
     Corrupt {
@@ -36,6 +44,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the database is away for now, so that trying again later may succeed.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        let error = match self {
+            Self::Sqlx(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
+            _ => return false,
+        };
+        match error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+            // PostgreSQL: cannot_connect_now, while it starts or stops; too_many_connections.
+            sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300")),
+            _ => false,
+        }
+    }
+
     /// Whether the rows themselves were refused, so that trying the same again cannot succeed.
     #[must_use]
     pub fn is_data(&self) -> bool {
@@ -97,7 +120,9 @@ impl Database {
         let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
         let path = path.split('?').next().unwrap_or(path);
         if let Some(folder) = std::path::Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            tokio::fs::create_dir_all(folder).await.map_err(sqlx::Error::Io)?;
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|source| Error::Folder { folder: folder.display().to_string(), source })?;
         }
         let separator = if url.contains('?') { '&' } else { '?' };
         let options = AnyConnectOptions::from_str(&format!("{url}{separator}mode=rwc"))?;

@@ -181,3 +181,23 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: Cancellation
     axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     Ok(())
 }
+
+/// Serves `routes` while `task` runs; gives the listener back for what comes after.
+///
+/// # Errors
+///
+/// When the listener fails.
+pub async fn serve_while<T>(
+    listener: TcpListener,
+    routes: Router,
+    task: impl Future<Output = T>,
+) -> anyhow::Result<(TcpListener, T)> {
+    let listener = listener.into_std()?;
+    let meanwhile = TcpListener::from_std(listener.try_clone()?)?;
+    let done = CancellationToken::new();
+    let server = tokio::spawn(serve(meanwhile, routes, done.clone()));
+    let outcome = task.await;
+    done.cancel();
+    server.await??;
+    Ok((TcpListener::from_std(listener)?, outcome))
+}

@@ -11,6 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::worker::{self, Schedule, Worker};
+
 /// The tasks of one process.
 #[derive(Debug)]
 pub struct Lifecycle {
@@ -38,6 +40,15 @@ impl Lifecycle {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Adds a task that repeats a worker's step.
+    pub fn work(&mut self, worker: impl Worker, schedule: Schedule) {
+        let (name, shutdown) = (schedule.name, self.shutdown());
+        self.spawn(name, async {
+            worker::run(worker, schedule, shutdown).await;
+            Ok(())
+        });
     }
 
     /// Waits for a signal or for a task to die, then for the tasks to finish.

@@ -5,12 +5,10 @@
 //! receives it must treat a repeat as harmless.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::Row;
-use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::db::{self, Database, Tx};
@@ -97,7 +95,6 @@ pub struct Relay {
     database: Database,
     bus: PubSub,
     clock: Clock,
-    wake: Arc<Notify>,
 }
 
 /// Why a step of the relay failed.
@@ -122,16 +119,10 @@ impl Relay {
     /// The most messages that one step publishes.
     const BATCH: i64 = 1000;
 
-    /// A relay of this database's outbox. Whoever commits a message notifies `wake`.
+    /// A relay of this database's outbox.
     #[must_use]
-    pub fn new(database: Database, bus: PubSub, clock: Clock, wake: Arc<Notify>) -> Self {
-        Self { database, bus, clock, wake }
-    }
-
-    /// Notified when a message was committed.
-    #[must_use]
-    pub fn wake(&self) -> &Notify {
-        &self.wake
+    pub fn new(database: Database, bus: PubSub, clock: Clock) -> Self {
+        Self { database, bus, clock }
     }
 }
 

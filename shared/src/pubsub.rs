@@ -21,7 +21,6 @@ use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
 use tokio::sync::Notify;
 
 use crate::event::AttributeMap;
-use crate::health::Dependency;
 use crate::worker::{Progress, Worker};
 
 /// Which Pub/Sub a service uses, and how.
@@ -420,20 +419,4 @@ impl Worker for Keeper {
         }
         Ok(Progress::Idle)
     }
-}
-
-/// How often the [`Keeper`] looks.
-pub const KEEPER_POLL: Duration = Duration::from_secs(3);
-
-/// Starts the keeper of a broker; returns what it notifies.
-pub async fn keep(
-    bus: PubSub,
-    dependency: Dependency,
-    created: Arc<Notify>,
-    shutdown: tokio_util::sync::CancellationToken,
-) {
-    let keeper = Keeper { bus, created };
-    let never = Notify::new();
-    let schedule = crate::worker::Schedule { name: "pubsub", wake: &never, poll: KEEPER_POLL, dependency };
-    crate::worker::run(&keeper, schedule, &shutdown).await;
 }

@@ -4,6 +4,7 @@
 //! at a time. [`run`] repeats the step until shutdown: at once while there is work, on a wake-up or a slow poll when
 //! there is none, and after a growing pause when a step fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -35,52 +36,95 @@ pub trait Worker: Send + Sync + 'static {
     fn run_once(&self) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
 }
 
+/// A worker that others share takes its steps like any other.
+impl<W: Worker> Worker for Arc<W> {
+    type Error = W::Error;
+
+    fn run_once(&self) -> impl Future<Output = Result<Progress, Self::Error>> + Send {
+        W::run_once(self)
+    }
+}
+
 /// When a worker looks for work, and to whom it reports.
 #[derive(Debug)]
-pub struct Schedule<'a> {
+pub struct Schedule {
     /// Its name in logs and metrics.
     pub name: &'static str,
     /// Somebody notifies this when there may be work.
-    pub wake: &'a Notify,
+    pub wake: Arc<Notify>,
     /// How long at most until it looks by itself.
     pub poll: Duration,
     /// What it depends on: reported down while steps fail, and up when they succeed.
     pub dependency: Dependency,
 }
 
+impl Schedule {
+    /// For a worker that is told when there is work, and looks by itself now and then all the same.
+    #[must_use]
+    pub fn woken(name: &'static str, wake: Arc<Notify>, poll: Duration, dependency: Dependency) -> Self {
+        Self { name, wake, poll, dependency }
+    }
+
+    /// For a worker that nobody tells.
+    #[must_use]
+    pub fn polled(name: &'static str, poll: Duration, dependency: Dependency) -> Self {
+        Self::woken(name, Arc::default(), poll, dependency)
+    }
+}
+
 /// Repeats the worker's step until `shutdown`; a step that has begun is finished.
-pub async fn run<W: Worker>(worker: &W, schedule: Schedule<'_>, shutdown: &CancellationToken) {
+pub async fn run<W: Worker>(worker: W, schedule: Schedule, shutdown: CancellationToken) {
     let Schedule { name, wake, poll, dependency } = schedule;
     let mut pauses = backoff();
     while !shutdown.is_cancelled() {
         // Registered before the step looks for work: what is announced meanwhile is not missed.
         let woken = wake.notified();
-        let pause = match worker.run_once().await {
+        match worker.run_once().await {
             Ok(progress) => {
                 pauses = backoff();
                 dependency.up();
-                match progress {
-                    Progress::Worked => continue,
-                    Progress::Idle => poll.mul_f64(rand::rng().random_range(0.75..=1.25)),
+                if progress == Progress::Idle {
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep(poll.mul_f64(rand::rng().random_range(0.75..=1.25))) => {}
+                        () = shutdown.cancelled() => {}
+                    }
                 }
             }
             Err(error) => {
                 metrics::counter!("worker_errors_total", "worker" => name).increment(1);
                 tracing::warn!(worker = name, %error, "step failed, will be taken again");
                 dependency.down(error);
-                let pause = pauses.next().unwrap_or(MAX_PAUSE);
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)) => {}
                     () = shutdown.cancelled() => {}
                 }
-                continue;
             }
-        };
-        tokio::select! {
-            () = woken => {}
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => {}
         }
+    }
+}
+
+/// Tries until it succeeds, or fails for another reason than that something is away.
+///
+/// # Errors
+///
+/// The first error that is not `unreachable`.
+pub async fn until_reachable<T, E: std::fmt::Display>(
+    dependency: &Dependency,
+    unreachable: impl Fn(&E) -> bool,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut pauses = backoff();
+    loop {
+        match attempt().await {
+            Ok(value) => {
+                dependency.up();
+                return Ok(value);
+            }
+            Err(error) if unreachable(&error) => dependency.down(error),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
     }
 }
 

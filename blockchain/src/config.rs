@@ -1,0 +1,268 @@
+//! The blockchain service's settings: each from an argument or its environment variable, all problems named at once.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use alloy::signers::local::PrivateKeySigner;
+use clap::{Parser, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+use shared::id::WalletAddress;
+use shared::pubsub;
+use shared::telemetry::LogFormat;
+use url::Url;
+
+use crate::confirmer::Patience;
+use crate::deploy::Deploy;
+use crate::deployment::Addresses;
+use crate::submitter::Limits;
+
+/// Mints granted tokens on an EVM chain in batches and publishes the results.
+#[derive(Debug, Parser)]
+#[command(name = "blockchain", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Something else than to run the service.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How the service runs.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What the program can do besides running the service.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Deploy the contracts and print their addresses.
+    Deploy(Deploy),
+}
+
+/// How the service runs. Fields that only [`Config::validate`] understands are text here.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Address and port to serve HTTP on.
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub listen_address: SocketAddr,
+
+    /// This service's own database: `sqlite://path` (the file is created where missing) or
+    /// `postgres://user:password@host/database`.
+    #[arg(long, env = "DATABASE_URL", default_value = "sqlite://data/blockchain.db", hide_env_values = true)]
+    pub database_url: SecretString,
+
+    /// Which Pub/Sub.
+    #[command(flatten)]
+    pub pubsub: pubsub::Config,
+
+    /// JSON-RPC endpoint of a node.
+    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545")]
+    pub rpc_url: String,
+
+    /// The chain's id (EIP-155); the service refuses to start on another. Unset: whichever chain the node serves.
+    #[arg(long, env = "CHAIN_ID")]
+    pub chain_id: Option<String>,
+
+    /// Private key that signs transactions, 0x and 64 hexadecimal digits. Its account holds SUBMITTER_ROLE at the
+    /// distributor and pays the gas, and nobody else may send transactions from it.
+    #[arg(long, env = "SIGNER_KEY", hide_env_values = true)]
+    pub signer_key: Option<SecretString>,
+
+    /// The `GrantDistributor`.
+    #[arg(long, env = "DISTRIBUTOR_ADDRESS")]
+    pub distributor_address: Option<String>,
+
+    /// The `WalletFactory`.
+    #[arg(long, env = "WALLET_FACTORY_ADDRESS")]
+    pub wallet_factory_address: Option<String>,
+
+    /// Block in which the distributor was deployed: its events are looked for from there on.
+    #[arg(long, env = "DISTRIBUTOR_BLOCK", default_value_t = 0)]
+    pub distributor_block: u64,
+
+    /// How many blocks make a payment final: 1 is the block that holds it.
+    #[arg(long, env = "CONFIRMATIONS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub confirmations: u64,
+
+    /// The most grants in a transaction.
+    #[arg(long, env = "BATCH_MAX_GRANTS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub batch_max_grants: u16,
+
+    /// Milliseconds that a grant waits for others to share a transaction with.
+    #[arg(long, env = "BATCH_LINGER_MS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub batch_linger_ms: u64,
+
+    /// The most transactions whose fate is open.
+    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_in_flight: u16,
+
+    /// The most gas that one mint of the token costs, the distributor's part included.
+    #[arg(long, env = "GAS_PER_GRANT", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000))]
+    pub gas_per_grant: u64,
+
+    /// The most to pay for a unit of gas, in gwei. While the chain asks for more, grants wait.
+    #[arg(long, env = "MAX_FEE_GWEI", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub max_fee_gwei: u64,
+
+    /// Seconds without a receipt after which the same bytes are sent again.
+    #[arg(long, env = "RESEND_AFTER_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub resend_after_seconds: u64,
+
+    /// Seconds that a grant waits which was refused for a reason that will pass, such as a pause of the token.
+    #[arg(long, env = "POSTPONE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub postpone_seconds: u64,
+
+    /// Seconds that work under way has to finish after SIGTERM.
+    #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub shutdown_deadline_seconds: u64,
+
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    pub log_format: LogFormat,
+}
+
+/// What [`Config`] says of the chain, understood.
+#[derive(Debug, Clone)]
+pub struct ChainSettings {
+    /// A node's endpoint.
+    pub rpc_url: Url,
+    /// Who signs.
+    pub signer: PrivateKeySigner,
+    /// Where the contracts are.
+    pub addresses: Addresses,
+}
+
+/// Everything that is wrong with a [`Config`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is not valid:\n  - {}", .0.join("\n  - "))]
+pub struct Invalid(pub Vec<String>);
+
+impl Config {
+    /// Understands the settings of the chain.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] with every problem, each naming its variable.
+    pub fn validate(&self) -> Result<ChainSettings, Invalid> {
+        let mut problems = Problems::default();
+        let rpc_url =
+            problems.parse::<Url>("RPC_URL", "must be a URL such as http://localhost:8545", Some(&self.rpc_url));
+        let rpc_url = rpc_url.filter(|url| {
+            let http = matches!(url.scheme(), "http" | "https");
+            problems.check(http, || format!("RPC_URL must begin with http:// or https://, not {}:", url.scheme()))
+        });
+        let chain_id = match &self.chain_id {
+            None => None,
+            text => problems.parse("CHAIN_ID", "must be a number", text.as_deref()),
+        };
+        let signer = problems.parse::<PrivateKeySigner>(
+            "SIGNER_KEY",
+            "must be a private key: 0x and 64 hexadecimal digits",
+            self.signer_key.as_ref().map(ExposeSecret::expose_secret),
+        );
+        let distributor = problems.address("DISTRIBUTOR_ADDRESS", self.distributor_address.as_deref());
+        let wallet_factory = problems.address("WALLET_FACTORY_ADDRESS", self.wallet_factory_address.as_deref());
+        match (rpc_url, signer, distributor, wallet_factory) {
+            (Some(rpc_url), Some(signer), Some(distributor), Some(wallet_factory)) if problems.0.is_empty() => {
+                let distributor_block = self.distributor_block;
+                let addresses = Addresses { distributor, wallet_factory, distributor_block, chain_id };
+                Ok(ChainSettings { rpc_url, signer, addresses })
+            }
+            _ => Err(Invalid(problems.0)),
+        }
+    }
+
+    /// How transactions are made.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            batch_grants: self.batch_max_grants.into(),
+            in_flight: self.max_in_flight.into(),
+            linger: Duration::from_millis(self.batch_linger_ms),
+            gas_per_grant: self.gas_per_grant,
+            max_fee_per_gas: self.max_fee_gwei * 1_000_000_000,
+        }
+    }
+
+    /// When transactions are final.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        Patience {
+            confirmations: self.confirmations,
+            resend_after: Duration::from_secs(self.resend_after_seconds),
+            postpone: Duration::from_secs(self.postpone_seconds),
+        }
+    }
+
+    /// How long shutting down may take.
+    #[must_use]
+    pub fn shutdown_deadline(&self) -> Duration {
+        Duration::from_secs(self.shutdown_deadline_seconds)
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) -> bool {
+        if !holds {
+            self.0.push(problem());
+        }
+        holds
+    }
+
+    /// The value's text is not repeated: it may be a secret.
+    fn parse<T: FromStr>(&mut self, variable: &str, rule: &str, text: Option<&str>) -> Option<T> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            self.0.push(format!("{variable} is not set; it {rule}"));
+            return None;
+        };
+        let value = text.parse().ok();
+        self.check(value.is_some(), || format!("{variable} {rule}"));
+        value
+    }
+
+    fn address(&mut self, variable: &str, text: Option<&str>) -> Option<Address> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            self.0.push(format!("{variable} is not set; `blockchain deploy` prints it"));
+            return None;
+        };
+        match text.parse::<WalletAddress>() {
+            Ok(wallet) => Some(wallet.address()),
+            Err(error) => {
+                self.0.push(format!("{variable} {error}"));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_problem_is_named_and_no_secret_is_shown() {
+        let cli = Cli::parse_from([
+            "blockchain",
+            "--rpc-url=ftp://node",
+            "--chain-id=one",
+            "--signer-key=hunter2",
+            "--distributor-address=0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD",
+        ]);
+        let problems = cli.config.validate().unwrap_err().to_string();
+        for variable in ["RPC_URL", "CHAIN_ID", "SIGNER_KEY", "DISTRIBUTOR_ADDRESS", "WALLET_FACTORY_ADDRESS"] {
+            assert!(problems.contains(variable), "{variable} is not in {problems}");
+        }
+        assert!(!problems.contains("hunter2"));
+        assert!(!format!("{:?}", cli.config).contains("hunter2"));
+    }
+}

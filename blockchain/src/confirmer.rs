@@ -1,0 +1,200 @@
+//! Follows transactions to their end: sends the same bytes again while there is no receipt, and settles the grants when
+//! the receipt is final.
+//!
+//! "No receipt" never means "not mined". A receipt counts when its block has the required confirmations and is still
+//! the block of that number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::B256;
+use alloy::rpc::types::TransactionReceipt;
+use chrono::TimeDelta;
+use futures::future::try_join_all;
+use shared::clock::Clock;
+use shared::db;
+use shared::worker::{Progress, Worker};
+use tokio::sync::Notify;
+
+use crate::chain::{self, Chain};
+use crate::contract;
+use crate::deployment::Deployment;
+use crate::domain::{Ending, GrantId, Outcome, Paid, Payment};
+use crate::observe::Observations;
+use crate::store::{LaneId, PendingTransaction, Settlement, Store, Verdict};
+
+/// Why a step failed; transactions stay pending.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] chain::Error),
+    /// The receipt says nothing about a grant that the transaction carried, or the chain says that a grant was paid
+    /// before and does not say where. Nothing is decided.
+    #[error("the chain's account of grant {0} is incomplete")]
+    Incomplete(GrantId),
+}
+
+/// When a transaction is final, and when its bytes are sent again.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How many blocks must hold it or follow it.
+    pub confirmations: u64,
+    /// How long after it was last sent, without a receipt, it is sent again.
+    pub resend_after: Duration,
+    /// How long a grant waits that was refused for a reason that will pass.
+    pub postpone: Duration,
+}
+
+/// The confirmer of one lane.
+#[derive(Debug)]
+pub struct Confirmer {
+    /// Payments and transactions.
+    pub store: Store,
+    /// The chain.
+    pub chain: Chain,
+    /// Time.
+    pub clock: Clock,
+    /// Whose transactions.
+    pub lane: LaneId,
+    /// The contracts.
+    pub deployment: Deployment,
+    /// When something is final.
+    pub patience: Patience,
+    /// What is seen.
+    pub observations: Arc<Observations>,
+    /// Notified when a transaction has ended, so that another can be sent.
+    pub settled: Arc<Notify>,
+    /// Notified when there is something to publish.
+    pub outbox_ready: Arc<Notify>,
+}
+
+impl Worker for Confirmer {
+    type Error = Error;
+
+    async fn run_once(&self) -> Result<Progress, Error> {
+        let pending = self.store.pending(self.lane).await?;
+        if pending.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        let head = self.chain.block_number().await?;
+        let receipts = try_join_all(pending.iter().map(|transaction| self.receipt(transaction))).await?;
+        let mut progress = Progress::Idle;
+        for (transaction, receipt) in pending.iter().zip(receipts) {
+            match receipt {
+                Some(receipt) if self.is_final(&receipt, head).await? => {
+                    self.settle(transaction, &receipt).await?;
+                    progress = Progress::Worked;
+                }
+                Some(_) => {}
+                None => self.send_again(transaction).await?,
+            }
+        }
+        Ok(progress)
+    }
+}
+
+impl Confirmer {
+    /// The receipt of whichever attempt is in a block.
+    async fn receipt(&self, transaction: &PendingTransaction) -> chain::Result<Option<TransactionReceipt>> {
+        for attempt in transaction.attempts.iter().rev() {
+            if let Some(receipt) = self.chain.receipt(attempt.hash).await? {
+                return Ok(Some(receipt));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn is_final(&self, receipt: &TransactionReceipt, head: u64) -> chain::Result<bool> {
+        let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else { return Ok(false) };
+        let deep_enough = head + 1 >= number + self.patience.confirmations;
+        Ok(deep_enough && self.chain.block_hash(number).await? == Some(hash))
+    }
+
+    async fn send_again(&self, transaction: &PendingTransaction) -> Result<(), Error> {
+        let now = self.clock.now();
+        let Some(attempt) = transaction.attempts.last() else { return Ok(()) };
+        let patience = TimeDelta::from_std(self.patience.resend_after).unwrap_or(TimeDelta::MAX);
+        if attempt.sent_at.is_some_and(|sent_at| now - sent_at < patience) {
+            return Ok(());
+        }
+        let raw = self.store.raw(attempt.hash).await?;
+        match self.chain.send(&raw).await {
+            Ok(()) => {
+                tracing::info!(transaction_hash = %attempt.hash, nonce = transaction.nonce, "transaction sent again")
+            }
+            Err(error) if error.is_unreachable() => return Err(error.into()),
+            // "already known" and "nonce too low" are the usual answers, and mean that it is on its way or mined.
+            Err(error) => tracing::debug!(transaction_hash = %attempt.hash, %error, "node did not take it again"),
+        }
+        Ok(self.store.mark_sent(&[attempt.hash], now).await?)
+    }
+
+    async fn settle(&self, transaction: &PendingTransaction, receipt: &TransactionReceipt) -> Result<(), Error> {
+        let payments = self.store.payments_in(&transaction.id).await?;
+        let now = self.clock.now();
+        let grants = payments.len();
+        let verdicts = if receipt.status() {
+            self.verdicts(payments, receipt).await?
+        } else {
+            // Mined and reverted: nobody was paid, and the nonce is used up.
+            tracing::warn!(transaction_hash = %receipt.transaction_hash, grants, "transaction reverted, grants go back");
+            let not_before = now + self.patience.postpone;
+            payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect()
+        };
+        let settlement =
+            Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.status(), verdicts };
+        self.store.settle(&settlement, now).await?;
+        self.observations.settled(&settlement, receipt, now);
+        self.settled.notify_one();
+        self.outbox_ready.notify_one();
+        Ok(())
+    }
+
+    async fn verdicts(
+        &self,
+        payments: Vec<Payment>,
+        receipt: &TransactionReceipt,
+    ) -> Result<Vec<(Payment, Verdict)>, Error> {
+        let mut outcomes = contract::outcomes(receipt.logs(), self.deployment.distributor);
+        let share = receipt.gas_used / (payments.len() as u64).max(1);
+        let paid = Paid {
+            transaction_hash: receipt.transaction_hash,
+            block_number: receipt.block_number.unwrap_or_default(),
+            gas_used: Some(share),
+        };
+        let mut verdicts = Vec::with_capacity(payments.len());
+        for payment in payments {
+            let outcome = outcomes.remove(&payment.grant_id).ok_or(Error::Incomplete(payment.grant_id))?;
+            let verdict = match outcome {
+                Outcome::Paid => Verdict::Ended(Ending::Completed(paid)),
+                Outcome::Skipped => Verdict::Ended(Ending::Completed(self.earlier_payment(payment.grant_id).await?)),
+                Outcome::Rejected(failure) => Verdict::Ended(Ending::Failed(failure)),
+                Outcome::Postponed(reason) => {
+                    tracing::warn!(request_id = %payment.request_id, reason, "grant goes back to the queue");
+                    Verdict::Again { not_before: self.clock.now() + self.patience.postpone }
+                }
+            };
+            verdicts.push((payment, verdict));
+        }
+        Ok(verdicts)
+    }
+
+    /// Where a grant was paid that the distributor skipped.
+    async fn earlier_payment(&self, id: GrantId) -> Result<Paid, Error> {
+        let log = self
+            .chain
+            .payment_of(self.deployment.distributor, id, self.deployment.block)
+            .await?
+            .ok_or(Error::Incomplete(id))?;
+        let known = |hash: Option<B256>| hash.ok_or(Error::Incomplete(id));
+        Ok(Paid {
+            transaction_hash: known(log.transaction_hash)?,
+            block_number: log.block_number.ok_or(Error::Incomplete(id))?,
+            gas_used: None,
+        })
+    }
+}

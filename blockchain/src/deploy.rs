@@ -1,0 +1,145 @@
+//! `blockchain deploy`: puts the three contracts on a chain.
+//!
+//! They are the first three transactions of a fresh deployer account, so that their addresses are known beforehand and a
+//! run that was interrupted, or is repeated, goes on where the chain stands.
+
+use std::time::Duration;
+
+use alloy::primitives::{Address, Bytes};
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolConstructor;
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use url::Url;
+
+use crate::chain::{Chain, Unsigned};
+use crate::contract::{GrantDistributor, GrantToken, WalletFactory};
+use crate::deployment::default_cap;
+use crate::fees::Fees;
+
+/// Deploys the token, the distributor and the wallet factory, and prints their addresses as JSON.
+#[derive(Debug, Clone, Args)]
+pub struct Deploy {
+    /// JSON-RPC endpoint of a node.
+    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545")]
+    pub rpc_url: Url,
+
+    /// Private key of a fresh account with funds: the contracts are its first three transactions.
+    #[arg(long, env = "DEPLOYER_KEY", hide_env_values = true)]
+    pub deployer_key: SecretString,
+
+    /// Account that administrates the contracts; a multisig in production.
+    #[arg(long, env = "ADMIN_ADDRESS")]
+    pub admin: Address,
+
+    /// Account of the blockchain service's SIGNER_KEY.
+    #[arg(long, env = "SUBMITTER_ADDRESS")]
+    pub submitter: Address,
+
+    /// Name of the token.
+    #[arg(long, env = "TOKEN_NAME", default_value = "Campaign Reward")]
+    pub token_name: String,
+
+    /// Symbol of the token.
+    #[arg(long, env = "TOKEN_SYMBOL", default_value = "REWARD")]
+    pub token_symbol: String,
+}
+
+/// Where the contracts are.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Deployed {
+    /// The `GrantToken`.
+    pub token: Address,
+    /// The `GrantDistributor`.
+    pub distributor: Address,
+    /// The `WalletFactory`.
+    pub wallet_factory: Address,
+}
+
+impl Deploy {
+    /// Deploys what is missing.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer, the account is not fresh, or a creation fails.
+    pub async fn run(&self) -> anyhow::Result<Deployed> {
+        let key: PrivateKeySigner = self
+            .deployer_key
+            .expose_secret()
+            .parse()
+            .ok()
+            .context("DEPLOYER_KEY must be a private key, 0x and 64 digits")?;
+        let deployer = key.address();
+        let chain = Chain::connect(self.rpc_url.clone(), key)?;
+        let chain_id = chain.chain_id().await.context("is RPC_URL right?")?;
+        let [token, distributor, wallet_factory] = [0, 1, 2].map(|nonce| deployer.create(nonce));
+        let creations = [
+            (token, self.token(distributor)),
+            (
+                distributor,
+                with_arguments(
+                    &GrantDistributor::BYTECODE,
+                    &GrantDistributor::constructorCall { token_: token, admin: self.admin, submitter: self.submitter },
+                ),
+            ),
+            (
+                wallet_factory,
+                with_arguments(&WalletFactory::BYTECODE, &WalletFactory::constructorCall { issuer: self.admin }),
+            ),
+        ];
+        for (nonce, (address, code)) in (0..).zip(creations) {
+            create(&chain, chain_id, nonce, address, code).await?;
+        }
+        Ok(Deployed { token, distributor, wallet_factory })
+    }
+
+    fn token(&self, distributor: Address) -> Bytes {
+        with_arguments(
+            &GrantToken::BYTECODE,
+            &GrantToken::constructorCall {
+                name_: self.token_name.clone(),
+                symbol_: self.token_symbol.clone(),
+                cap_: default_cap(),
+                admin: self.admin,
+                minter: distributor,
+            },
+        )
+    }
+}
+
+fn with_arguments(code: &Bytes, arguments: &impl SolConstructor) -> Bytes {
+    [code.as_ref(), &arguments.abi_encode()].concat().into()
+}
+
+/// Creates the contract of one nonce, unless it is there.
+async fn create(chain: &Chain, chain_id: u64, nonce: u64, address: Address, code: Bytes) -> anyhow::Result<()> {
+    const GAS_LIMIT: u64 = 5_000_000;
+    if chain.mined_nonce().await? > nonce {
+        let deployer = chain.signer();
+        ensure!(
+            chain.has_code(address).await?,
+            "the deployer {deployer} has sent other transactions before; use the key of a fresh account"
+        );
+        tracing::info!(%address, "contract is there already");
+        return Ok(());
+    }
+    let (base_fee, tip) = chain.asked_fees().await?;
+    let fees = Fees::offer(base_fee, tip, u64::MAX)?;
+    let unsigned = Unsigned { nonce, to: None, data: code, gas_limit: GAS_LIMIT, fees };
+    let signed = chain.sign(chain_id, unsigned).await?;
+    chain.send(&signed.raw).await.context("the node did not take the creation of a contract")?;
+    for _ in 0..RECEIPT_TRIES {
+        if let Some(receipt) = chain.receipt(signed.hash).await? {
+            ensure!(receipt.status(), "the creation of {address} reverted in transaction {}", signed.hash);
+            tracing::info!(%address, transaction_hash = %signed.hash, "contract created");
+            return Ok(());
+        }
+        tokio::time::sleep(RECEIPT_POLL).await;
+    }
+    bail!("transaction {} was sent and is not mined yet; run the same command again", signed.hash)
+}
+
+const RECEIPT_POLL: Duration = Duration::from_millis(100);
+const RECEIPT_TRIES: u32 = 3000;

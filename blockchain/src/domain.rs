@@ -1,0 +1,232 @@
+//! What a payment is, under which id the chain knows it, and what a transaction did to it. No I/O, no clock.
+
+use std::str::FromStr;
+
+use alloy::primitives::{Address, B256, U256, keccak256};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use shared::event::{GrantCompleted, GrantFailed, GrantRequested, ResultEvent};
+use shared::id::{CampaignId, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::telemetry::TraceParent;
+
+/// The id under which the distributor keeps a grant's paid bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GrantId(pub U256);
+
+impl GrantId {
+    /// `issuer << 64 | grant_index`, dense, so that ids share storage words; for a message without them
+    /// `keccak256(request_id)` with its top bit set, which no dense id has.
+    #[must_use]
+    pub fn of(request: &GrantRequested) -> Self {
+        match (request.issuer, request.grant_index) {
+            (Some(issuer), Some(index)) => Self(U256::from(issuer.number()) << 64 | U256::from(index)),
+            _ => {
+                let hash = U256::from_be_bytes(keccak256(request.request_id.as_str()).0);
+                Self(hash | U256::ONE << 255)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for GrantId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:064x}", self.0)
+    }
+}
+
+impl FromStr for GrantId {
+    type Err = alloy::primitives::ruint::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        U256::from_str_radix(text, 16).map(Self)
+    }
+}
+
+/// Where users without a wallet of their own are paid: an address that belongs to the user's id alone, from which
+/// nobody can move anything until the factory has deployed a wallet there for the owner whom the player names.
+#[derive(Debug, Clone, Copy)]
+pub struct Wallets {
+    /// The factory.
+    pub factory: Address,
+    /// `keccak256` of the wallet's creation code.
+    pub code_hash: B256,
+}
+
+impl Wallets {
+    /// The user's wallet (CREATE2, EIP-1014), its salt the hash of the user's id.
+    #[must_use]
+    pub fn of(&self, user: &UserId) -> Address {
+        self.factory.create2(keccak256(user.as_str()), self.code_hash)
+    }
+}
+
+/// A grant on its way to the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    /// The grant.
+    pub request_id: RequestId,
+    /// Its id on chain.
+    pub grant_id: GrantId,
+    /// Who is paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// Where to.
+    pub recipient: WalletAddress,
+    /// Whole tokens.
+    pub token_amount: TokenAmount,
+    /// The `timestamp` of the request.
+    pub requested_at: DateTime<Utc>,
+    /// The trace of the request.
+    pub trace: Option<TraceParent>,
+}
+
+impl Payment {
+    /// The payment that a request asks for; `None` if the user's counterfactual wallet is the zero address, which no
+    /// hash has ever been found to be.
+    #[must_use]
+    pub fn new(request: &GrantRequested, trace: Option<TraceParent>, wallets: &Wallets) -> Option<Self> {
+        let recipient = match request.wallet_address {
+            Some(wallet) => wallet,
+            None => wallets.of(&request.user_id).try_into().ok()?,
+        };
+        Some(Self {
+            request_id: request.request_id.clone(),
+            grant_id: GrantId::of(request),
+            user_id: request.user_id.clone(),
+            campaign_id: request.campaign_id.clone(),
+            recipient,
+            token_amount: request.token_amount,
+            requested_at: request.timestamp,
+            trace,
+        })
+    }
+
+    /// The result to publish.
+    #[must_use]
+    pub fn result(&self, ending: &Ending, processed_at: DateTime<Utc>) -> ResultEvent {
+        let (user_id, campaign_id) = (self.user_id.clone(), self.campaign_id.clone());
+        let (request_id, timestamp) = (self.request_id.clone(), self.requested_at);
+        match ending {
+            Ending::Completed(paid) => ResultEvent::Completed(GrantCompleted {
+                user_id,
+                campaign_id,
+                request_id,
+                transaction_hash: paid.transaction_hash.to_string(),
+                timestamp,
+                processed_at,
+                wallet_address: Some(self.recipient),
+                block_number: Some(paid.block_number),
+                gas_used: paid.gas_used,
+            }),
+            Ending::Failed(failure) => ResultEvent::Failed(GrantFailed {
+                user_id,
+                campaign_id,
+                request_id,
+                error_message: failure.message.clone(),
+                timestamp,
+                processed_at,
+                error_code: Some(failure.code.clone()),
+            }),
+        }
+    }
+}
+
+/// How a payment ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The tokens are on chain.
+    Completed(Paid),
+    /// It will not be paid.
+    Failed(Failure),
+}
+
+/// Where the tokens were paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paid {
+    /// The transaction.
+    pub transaction_hash: B256,
+    /// Its block.
+    pub block_number: u64,
+    /// The grant's share of its gas, where we know it.
+    pub gas_used: Option<u64>,
+}
+
+/// Why a payment will not be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// A stable word for programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this code.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+/// What a transaction that was mined did to one of its grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was minted.
+    Paid,
+    /// It had been paid by an earlier transaction.
+    Skipped,
+    /// The token or a cap refused it, for good.
+    Rejected(Failure),
+    /// It was refused for a reason that will pass, such as a pause: it is to be tried again.
+    Postponed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shared::event::TokenType;
+    use shared::id::Issuer;
+
+    use super::*;
+
+    fn request(request_id: &str, number: Option<(u64, u64)>) -> GrantRequested {
+        GrantRequested {
+            user_id: "alice".parse().unwrap(),
+            campaign_id: "summer".parse().unwrap(),
+            token_amount: TokenAmount::DEFAULT,
+            token_type: TokenType::Erc20,
+            request_id: request_id.parse().unwrap(),
+            timestamp: shared::clock::from_micros(0),
+            retry_count: 0,
+            wallet_address: None,
+            issuer: number.map(|(issuer, _)| Issuer::new(issuer)),
+            grant_index: number.map(|(_, index)| index),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn dense_ids_differ_from_each_other_and_from_sparse_ones(a: (u64, u64), b: (u64, u64)) {
+            let (id_a, id_b) = (GrantId::of(&request("r", Some(a))), GrantId::of(&request("r", Some(b))));
+            prop_assert_eq!(id_a == id_b, a == b);
+            prop_assert!(!id_a.0.bit(255));
+            prop_assert!(GrantId::of(&request("r", None)).0.bit(255));
+            prop_assert_eq!(id_a.to_string().parse(), Ok(id_a));
+        }
+    }
+
+    #[test]
+    fn the_index_is_the_low_word_of_a_dense_id() {
+        let id = GrantId::of(&request("r", Some((7, 3))));
+        assert_eq!(id.0.as_limbs(), &[3, 7, 0, 0]);
+    }
+
+    #[test]
+    fn a_wallet_belongs_to_its_user_alone() {
+        let wallets = Wallets { factory: Address::repeat_byte(1), code_hash: B256::repeat_byte(2) };
+        let of = |user: &str| wallets.of(&user.parse().unwrap());
+        assert_eq!(of("alice"), of("alice"));
+        assert_ne!(of("alice"), of("bob"));
+    }
+}

@@ -1,0 +1,81 @@
+//! Looks at the chain and the queue every few seconds, for `/stats`, `/health` and the gauges of `/metrics`.
+
+use std::sync::{Mutex, PoisonError};
+
+use alloy::primitives::U256;
+use alloy::primitives::utils::format_ether;
+use shared::clock::Clock;
+use shared::db;
+use shared::worker::{Progress, Worker};
+
+use crate::chain::{self, Chain};
+use crate::store::Store;
+
+/// Why a look failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] chain::Error),
+    /// Transactions cannot be paid for.
+    #[error("the signer has no funds to pay gas with; send some to {0}")]
+    NoFunds(alloy::primitives::Address),
+}
+
+/// What was seen of the chain last.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    /// The newest block.
+    pub block_number: u64,
+    /// The signer's balance in wei.
+    pub signer_balance: U256,
+}
+
+/// The monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    store: Store,
+    chain: Chain,
+    clock: Clock,
+    seen: Mutex<Seen>,
+}
+
+impl Monitor {
+    /// A monitor of this chain and queue.
+    #[must_use]
+    pub fn new(store: Store, chain: Chain, clock: Clock) -> Self {
+        Self { store, chain, clock, seen: Mutex::default() }
+    }
+
+    /// What was seen last.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Worker for Monitor {
+    type Error = Error;
+
+    async fn run_once(&self) -> Result<Progress, Error> {
+        let queue = self.store.queue().await?;
+        let (transactions, _) = self.store.in_flight().await?;
+        let age = queue.oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64());
+        let gauge = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        metrics::gauge!("queued_grants").set(gauge(queue.grants));
+        metrics::gauge!("queued_grants_oldest_seconds").set(age);
+        metrics::gauge!("in_flight_transactions").set(gauge(transactions));
+
+        let (block_number, signer_balance) = tokio::try_join!(self.chain.block_number(), self.chain.signer_balance())?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { block_number, signer_balance };
+        metrics::gauge!("chain_block_number").set(gauge(block_number));
+        metrics::gauge!("signer_balance_ether").set(format_ether(signer_balance).parse().unwrap_or(0.0));
+        if signer_balance.is_zero() {
+            return Err(Error::NoFunds(self.chain.signer()));
+        }
+        Ok(Progress::Idle)
+    }
+}

@@ -1,0 +1,78 @@
+//! The blockchain service's tables: the only module with SQL of payments and transactions.
+//!
+//! Three transactions carry a payment through: [`Store::receive`] queues it, [`Store::assign`] binds it to a nonce
+//! together with the signed bytes, [`Store::settle`] ends it. Each commits the messages that announce it.
+
+mod lane;
+mod receive;
+mod settle;
+mod stats;
+
+pub use lane::{Attempt, LaneId, NewTransaction, PendingTransaction};
+use secrecy::SecretString;
+use serde::Serialize;
+pub use settle::{Settlement, Verdict};
+use shared::db::{self, Database};
+use shared::id::{RequestId, WalletAddress};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+pub use stats::{Queue, Tally};
+
+use crate::domain::Payment;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// The store; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the store, bringing its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached or read.
+    pub async fn open(url: &SecretString) -> db::Result<Self> {
+        Ok(Self { database: Database::open(url, &MIGRATIONS).await? })
+    }
+
+    /// The database below, for the outbox.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// The columns that [`payment`] reads, from a table or alias `p`.
+macro_rules! payment_columns {
+    () => {
+        "p.request_id, p.grant_id, p.user_id, p.campaign_id, p.recipient, p.token_amount, p.traceparent, p.requested_at"
+    };
+}
+use payment_columns;
+
+fn payment(row: &AnyRow) -> db::Result<Payment> {
+    Ok(Payment {
+        request_id: db::parse(row, "request_id")?,
+        grant_id: db::parse(row, "grant_id")?,
+        user_id: db::parse(row, "user_id")?,
+        campaign_id: db::parse(row, "campaign_id")?,
+        recipient: db::parse::<WalletAddress>(row, "recipient")?,
+        token_amount: db::corrupt("token_amount", row.try_get::<i64, _>("token_amount")?.try_into())?,
+        requested_at: db::time(row, "requested_at")?,
+        trace: db::parse_option(row, "traceparent")?,
+    })
+}
+
+/// One element of `json_each($1)` where a query needs request ids alone.
+#[derive(Debug, Serialize)]
+struct Key<'a> {
+    request_id: &'a RequestId,
+}
+
+fn keys(payments: &[Payment]) -> String {
+    let keys: Vec<_> = payments.iter().map(|payment| Key { request_id: &payment.request_id }).collect();
+    db::rows(&keys)
+}

@@ -1,0 +1,182 @@
+//! Ending a transaction, and with it the payments that it carried.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use shared::db::{self, Tx};
+use shared::id::RequestId;
+use shared::outbox::{self, Pending};
+
+use super::{Store, payment, payment_columns};
+use crate::domain::{Ending, Payment};
+
+/// What becomes of a payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has ended.
+    Ended(Ending),
+    /// It goes back to the queue, until then at least.
+    Again {
+        /// Not to be put in a transaction earlier than this.
+        not_before: DateTime<Utc>,
+    },
+}
+
+/// What a transaction came to.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which transaction; `None` for a payment that never got into one.
+    pub transaction: Option<String>,
+    /// Whether it was mined with success; if not, it was mined and reverted, its nonce used up.
+    pub succeeded: bool,
+    /// What becomes of each payment that it carried.
+    pub verdicts: Vec<(Payment, Verdict)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    request_id: &'a RequestId,
+    state: &'static str,
+    not_before: Option<i64>,
+    transaction_hash: Option<String>,
+    block_number: Option<u64>,
+    gas_used: Option<u64>,
+    error_code: Option<&'a str>,
+    error_message: Option<&'a str>,
+    finished_at: Option<i64>,
+}
+
+impl<'a> Row<'a> {
+    fn new(payment: &'a Payment, verdict: &'a Verdict, now: DateTime<Utc>) -> Self {
+        let row = Self {
+            request_id: &payment.request_id,
+            state: "queued",
+            not_before: None,
+            transaction_hash: None,
+            block_number: None,
+            gas_used: None,
+            error_code: None,
+            error_message: None,
+            finished_at: Some(now.timestamp_micros()),
+        };
+        match verdict {
+            Verdict::Ended(Ending::Completed(paid)) => Self {
+                state: "completed",
+                transaction_hash: Some(paid.transaction_hash.to_string()),
+                block_number: Some(paid.block_number),
+                gas_used: paid.gas_used,
+                ..row
+            },
+            Verdict::Ended(Ending::Failed(failure)) => {
+                Self { state: "failed", error_code: Some(&failure.code), error_message: Some(&failure.message), ..row }
+            }
+            Verdict::Again { not_before } => {
+                Self { not_before: Some(not_before.timestamp_micros()), finished_at: None, ..row }
+            }
+        }
+    }
+}
+
+impl Store {
+    /// The payments that a transaction carries.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn payments_in(&self, transaction: &str) -> db::Result<Vec<Payment>> {
+        let rows = sqlx::query(concat!(
+            "-- store::payments_in\n select ",
+            payment_columns!(),
+            " from payment p where p.transaction_id = $1 and p.state = 'assigned'"
+        ))
+        .bind(transaction)
+        .fetch_all(self.database.reader())
+        .await?;
+        rows.iter().map(payment).collect()
+    }
+
+    /// Ends a transaction and its payments, and announces the endings.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn settle(&self, settlement: &Settlement, now: DateTime<Utc>) -> db::Result<()> {
+        let mut tx = self.database.begin().await?;
+        if let Some(transaction) = &settlement.transaction {
+            let ended = sqlx::query(
+                "-- store::end_transaction
+                 update chain_transaction set state = $2, finished_at = $3 where id = $1 and state = 'pending'",
+            )
+            .bind(transaction)
+            .bind(if settlement.succeeded { "succeeded" } else { "reverted" })
+            .bind(now.timestamp_micros())
+            .execute(&mut *tx)
+            .await?;
+            if ended.rows_affected() != 1 {
+                // Another process has settled it, with the same receipt.
+                return Ok(());
+            }
+        }
+        let rows: Vec<_> =
+            settlement.verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
+        update(&mut tx, &rows).await?;
+        count(&mut tx, settlement).await?;
+        let messages: Vec<_> = settlement
+            .verdicts
+            .iter()
+            .filter_map(|(payment, verdict)| match verdict {
+                Verdict::Ended(ending) => Some(Pending::result(&payment.result(ending, now), payment.trace, now)),
+                Verdict::Again { .. } => None,
+            })
+            .collect();
+        outbox::enqueue(&mut tx, &messages).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+async fn update(tx: &mut Tx, rows: &[Row<'_>]) -> db::Result<()> {
+    sqlx::query(
+        "-- store::end_payments
+         update payment set
+             state = value->>'state',
+             transaction_id = case when value->>'state' = 'queued' then null else transaction_id end,
+             not_before = coalesce(cast(value->>'not_before' as bigint), not_before),
+             transaction_hash = value->>'transaction_hash',
+             block_number = cast(value->>'block_number' as bigint),
+             gas_used = cast(value->>'gas_used' as bigint),
+             error_code = value->>'error_code',
+             error_message = value->>'error_message',
+             finished_at = cast(value->>'finished_at' as bigint)
+         from json_each($1)
+         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'assigned')",
+    )
+    .bind(db::rows(rows))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn count(tx: &mut Tx, settlement: &Settlement) -> db::Result<()> {
+    let (mut completed, mut tokens, mut failed) = (0_i64, 0_i64, 0_i64);
+    for (payment, verdict) in &settlement.verdicts {
+        match verdict {
+            Verdict::Ended(Ending::Completed(_)) => {
+                completed += 1;
+                tokens += payment.token_amount.whole_tokens().cast_signed();
+            }
+            Verdict::Ended(Ending::Failed(_)) => failed += 1,
+            Verdict::Again { .. } => {}
+        }
+    }
+    sqlx::query(
+        "-- store::count
+         update tally set completed_grants = completed_grants + $1, completed_tokens = completed_tokens + $2,
+                          failed_grants = failed_grants + $3",
+    )
+    .bind(completed)
+    .bind(tokens)
+    .bind(failed)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Puts queued grants into transactions: packed, tried, signed, committed, sent.
+//!
+//! The nonce, the signed bytes and their hash are committed before the first byte leaves. What happens to a transaction
+//! after that is the confirmer's business, and a send that fails is no reason to take another nonce.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alloy::primitives::Bytes;
+use alloy::sol_types::SolCall;
+use shared::clock::Clock;
+use shared::db;
+use shared::worker::{Progress, Worker};
+use tokio::sync::Notify;
+
+use crate::chain::{self, Chain, Unsigned};
+use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
+use crate::deployment::Deployment;
+use crate::domain::{Ending, Failure, Payment};
+use crate::fees::{Fees, TooExpensive};
+use crate::observe::Observations;
+use crate::store::{LaneId, NewTransaction, Settlement, Store, Verdict};
+
+/// Why a step failed; grants stay queued.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    /// The chain failed.
+    #[error(transparent)]
+    Chain(#[from] chain::Error),
+    /// The chain is too expensive for now.
+    #[error(transparent)]
+    TooExpensive(#[from] TooExpensive),
+    /// The contract takes no batch at all for now.
+    #[error("{0}; grants wait")]
+    Held(String),
+}
+
+/// How transactions are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most grants in a transaction.
+    pub batch_grants: usize,
+    /// The most transactions whose fate is open.
+    pub in_flight: usize,
+    /// How long a grant waits for others to share a transaction with.
+    pub linger: Duration,
+    /// What one mint costs at most, in gas.
+    pub gas_per_grant: u64,
+    /// The most that is offered for a unit of gas, in wei.
+    pub max_fee_per_gas: u64,
+}
+
+/// The submitter of one lane.
+#[derive(Debug)]
+pub struct Submitter {
+    store: Store,
+    chain: Chain,
+    clock: Clock,
+    lane: LaneId,
+    deployment: Deployment,
+    limits: Limits,
+    observations: Arc<Observations>,
+    /// Notified when a transaction was committed and sent.
+    sent: Arc<Notify>,
+    outbox_ready: Arc<Notify>,
+    /// How many grants the next batch may have: halved when a batch would revert, until the offender stands alone.
+    allowed: AtomicUsize,
+}
+
+impl Submitter {
+    /// A submitter; `sent` is notified after each transaction, `outbox_ready` when there is something to publish.
+    #[expect(clippy::too_many_arguments, reason = "the wiring hands over each thing once")]
+    #[must_use]
+    pub fn new(
+        store: Store,
+        chain: Chain,
+        clock: Clock,
+        lane: LaneId,
+        deployment: Deployment,
+        limits: Limits,
+        observations: Arc<Observations>,
+        sent: Arc<Notify>,
+        outbox_ready: Arc<Notify>,
+    ) -> Self {
+        let allowed = AtomicUsize::new(limits.batch_grants);
+        Self { store, chain, clock, lane, deployment, limits, observations, sent, outbox_ready, allowed }
+    }
+
+    /// The payments of the next transaction, once there are enough of them or the first has waited long enough.
+    async fn next_batch(&self) -> db::Result<Vec<Payment>> {
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        let mut queued = self.store.queued(allowed, self.clock.now()).await?;
+        if let Some((_, since)) = queued.first()
+            && queued.len() < allowed
+        {
+            let waited = (self.clock.now() - since).to_std().unwrap_or_default();
+            if let Some(rest) = self.limits.linger.checked_sub(waited).filter(|rest| !rest.is_zero()) {
+                tokio::time::sleep(rest).await;
+                queued = self.store.queued(allowed, self.clock.now()).await?;
+            }
+        }
+        Ok(queued.into_iter().map(|(payment, _)| payment).collect())
+    }
+
+    /// Runs the batch on the newest block without sending it.
+    async fn try_out(&self, call: &Bytes, gas_limit: u64) -> Result<Result<(), String>, Error> {
+        let tried = self.chain.simulate(self.deployment.distributor, call.clone(), Some(gas_limit)).await;
+        let Err(error) = tried else { return Ok(Ok(())) };
+        let chain::Error::Reverted(data) = &error else { return Err(error.into()) };
+        match contract::batch_revert(data) {
+            BatchRevert::Wait(reason) => Err(Error::Held(reason)),
+            BatchRevert::Poison(reason) => Ok(Err(reason)),
+        }
+    }
+
+    /// A batch that would revert: next time half of it, and a grant that reverts alone is refused.
+    async fn bisect(&self, payments: Vec<Payment>, reason: String) -> Result<Progress, Error> {
+        if payments.len() > 1 {
+            tracing::warn!(grants = payments.len(), reason, "batch would revert, trying half of it");
+            self.allowed.store(payments.len() / 2, Ordering::Relaxed);
+            return Ok(Progress::Worked);
+        }
+        let failure = Failure::new("reverted", reason);
+        let verdicts = payments
+            .into_iter()
+            .map(|payment| {
+                tracing::warn!(request_id = %payment.request_id, reason = failure.message, "grant reverts");
+                (payment, Verdict::Ended(Ending::Failed(failure.clone())))
+            })
+            .collect();
+        let settlement = Settlement { transaction: None, succeeded: false, verdicts };
+        self.store.settle(&settlement, self.clock.now()).await?;
+        self.outbox_ready.notify_one();
+        Ok(Progress::Worked)
+    }
+}
+
+impl Worker for Submitter {
+    type Error = Error;
+
+    async fn run_once(&self) -> Result<Progress, Error> {
+        if self.store.pending(self.lane).await?.len() >= self.limits.in_flight {
+            return Ok(Progress::Idle);
+        }
+        let mut payments = self.next_batch().await?;
+        if payments.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        let (count, batch) = Batch::fill(&payments, self.deployment.decimals, self.limits.gas_per_grant);
+        payments.truncate(count);
+        let call = Bytes::from(GrantDistributor::payCall { batch: batch.packed }.abi_encode());
+        if let Err(reason) = self.try_out(&call, batch.gas_limit).await? {
+            return self.bisect(payments, reason).await;
+        }
+        let (base_fee, tip) = self.chain.asked_fees().await?;
+        let fees = Fees::offer(base_fee, tip, self.limits.max_fee_per_gas)?;
+        let nonce = self.store.next_nonce(self.lane).await?;
+        let unsigned =
+            Unsigned { nonce, to: Some(self.deployment.distributor), data: call, gas_limit: batch.gas_limit, fees };
+        let signed = self.chain.sign(self.lane.chain_id, unsigned).await?;
+
+        let transaction =
+            NewTransaction { nonce, signed: &signed, gas_limit: batch.gas_limit, fees, payments: &payments };
+        if self.store.assign(self.lane, &transaction, self.clock.now()).await?.is_none() {
+            tracing::warn!(nonce, "the nonce or a grant was taken meanwhile");
+            return Ok(Progress::Worked);
+        }
+        self.allowed.store((self.allowed.load(Ordering::Relaxed) * 2).min(self.limits.batch_grants), Ordering::Relaxed);
+        self.outbox_ready.notify_one();
+        self.observations.batch(payments.len());
+        tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
+
+        // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.
+        match self.chain.send(&signed.raw).await {
+            Ok(()) => self.store.mark_sent(&[signed.hash], self.clock.now()).await?,
+            Err(error) => tracing::warn!(transaction_hash = %signed.hash, %error, "send failed, will be sent again"),
+        }
+        self.sent.notify_one();
+        Ok(Progress::Worked)
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+
+/// @notice All that the distributor asks of a token. A token that returns a value is fine, see {GrantDistributor}.
+interface IMintable {
+    /// @notice Creates `amount` base units for `to`, or reverts.
+    function mint(address to, uint256 amount) external;
+}
+
+/// @title Pays grants, each at most once
+/// @notice Takes batches of grants and mints each one to its recipient. A grant id that was paid is never paid again,
+/// whoever submits it, in whichever batch, however often. One grant that cannot be minted is reported and leaves the
+/// others of its batch alone.
+///
+/// @dev What happens to an item never depends on how much gas the transaction brought: every mint gets exactly
+/// {MINT_GAS}, and where that much is not left the whole batch reverts with {NotEnoughGas} and has paid nothing.
+///
+/// A batch is packed; integers are big endian:
+///
+///     batch := group+
+///     group := campaign (32 bytes, keccak256 of the campaign id)
+///              prefix   (24 bytes, the high 192 bits of the grant ids)
+///              count    (2 bytes, not zero)
+///              item * count
+///     item  := low (8 bytes, the low 64 bits of the grant id) · recipient (20 bytes) · amount (12 bytes, base units)
+///
+/// A grant id is `prefix << 64 | low`. Paid ids are bits in a map of 256-bit words, so ids that follow one another share
+/// a storage slot; ids without any order cost a slot each and are just as safe.
+///
+/// The token is somebody else's code. It must either mint and return, or revert; returning `false` counts as a revert.
+/// While it runs, {pay} cannot be entered again, and the views do not yet show what the running batch has paid.
+contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
+    struct Campaign {
+        uint128 cap; // 0: none
+        uint128 paid;
+    }
+
+    /// @dev What a batch has read and not yet written: the campaign and the word that it is working on.
+    struct Run {
+        bytes32 campaign;
+        uint256 paid; // of the campaign, this batch included
+        uint256 cap; // of the campaign; the largest uint128 for none, so that `paid` fits its slot
+        uint256 word; // index into _paid
+        uint256 bits; // _paid[word], this batch included
+        uint256 total; // paid by this batch
+    }
+
+    /// @notice May submit batches: the services' signers.
+    bytes32 public constant SUBMITTER_ROLE = keccak256("SUBMITTER_ROLE");
+
+    /// @notice May stop and resume {pay}.
+    bytes32 public constant PAUSER_ROLE = keccak256("PAUSER_ROLE");
+
+    /// @notice The gas that every mint gets, no more and no less. {GrantToken} needs at most 65,000.
+    uint256 public constant MINT_GAS = 200_000;
+
+    /// @dev A call passes on at most 63/64 of what is left (EIP-150); 5,000 pay for reaching it with a cold account.
+    uint256 private constant GAS_BEFORE_MINT = MINT_GAS * 64 / 63 + 5_000;
+
+    /// @dev The most of a token's revert reason that is repeated in {GrantRejected}.
+    uint256 private constant MAX_REASON = 256;
+
+    uint256 private constant GROUP_HEADER = 58;
+    uint256 private constant ITEM = 40;
+
+    /// @dev No id lies in this word: indexes are ids shifted right by 8 bits.
+    uint256 private constant NO_WORD = type(uint256).max;
+
+    /// @notice The token that grants are paid in.
+    address public immutable token;
+
+    /// @notice The most that one day (UTC) may pay over all campaigns, in base units; 0 for no limit.
+    uint256 public dailyCap;
+
+    /// @notice What a day has paid, in base units. A day is `block.timestamp / 1 days`.
+    mapping(uint256 day => uint256 amount) public paidOnDay;
+
+    mapping(bytes32 campaign => Campaign) private _campaigns;
+    mapping(uint256 word => uint256 bits) private _paid;
+
+    /// @notice The grant was minted, now and only now.
+    event GrantPaid(uint256 indexed id, address indexed to, uint256 amount);
+
+    /// @notice The grant had been paid before; nothing was minted.
+    event GrantSkipped(uint256 indexed id);
+
+    /// @notice The grant was not minted, and may be submitted again.
+    /// @param reason An ABI-encoded error, of this contract or of the token, cut after 256 bytes. Empty where the token
+    /// gave none, as when it used up its gas.
+    event GrantRejected(uint256 indexed id, address indexed to, uint256 amount, bytes reason);
+
+    event CampaignCapSet(bytes32 indexed campaign, uint256 cap);
+    event DailyCapSet(uint256 cap);
+
+    /// @notice The batch does not follow the format; nothing was paid.
+    error MalformedBatch();
+
+    /// @notice The transaction brought too little gas for its batch; nothing was paid.
+    error NotEnoughGas();
+
+    /// @notice The batch would exceed the day's cap; nothing was paid, and the batch can wait for another day.
+    error DailyCapExceeded(uint256 day, uint256 cap);
+
+    /// @notice A reason in {GrantRejected}: the grant would exceed its campaign's cap.
+    error CampaignCapExceeded(bytes32 campaign, uint256 cap);
+
+    /// @notice A reason in {GrantRejected}: the token returned `false`.
+    error MintReturnedFalse();
+
+    /// @notice There is no contract at the token's address.
+    error TokenHasNoCode(address token);
+
+    /// @notice Campaign caps are kept in 128 bits.
+    error CapTooLarge(uint256 cap);
+
+    /// @param token_ The token; this contract must hold its minter role before it can pay.
+    /// @param admin Appoints, pauses and sets caps; a multisig in production.
+    /// @param submitter The first account that may submit batches.
+    constructor(address token_, address admin, address submitter) {
+        // A call to an address with no code succeeds and mints nothing.
+        if (token_.code.length == 0) revert TokenHasNoCode(token_);
+        token = token_;
+        _grantRole(DEFAULT_ADMIN_ROLE, admin);
+        _grantRole(PAUSER_ROLE, admin);
+        _grantRole(SUBMITTER_ROLE, submitter);
+    }
+
+    /// @notice Pays a batch. Each item ends in exactly one of {GrantPaid}, {GrantSkipped} and {GrantRejected}, in the
+    /// order of the batch; or the call reverts and nothing has happened.
+    /// @param batch Packed as the contract's documentation says.
+    function pay(bytes calldata batch) external onlyRole(SUBMITTER_ROLE) whenNotPaused nonReentrant {
+        uint256 cursor;
+        uint256 end;
+        assembly ("memory-safe") {
+            cursor := batch.offset
+            end := add(cursor, batch.length)
+        }
+        if (cursor == end) revert MalformedBatch();
+
+        Run memory run;
+        run.word = NO_WORD;
+        while (cursor < end) {
+            unchecked {
+                if (end - cursor < GROUP_HEADER) revert MalformedBatch();
+                bytes32 campaign = bytes32(_load(cursor));
+                uint256 prefix = _load(cursor + 32) >> 64 << 64;
+                uint256 count = uint16(_load(cursor + 26));
+                cursor += GROUP_HEADER;
+                if (count == 0 || end - cursor < count * ITEM) revert MalformedBatch();
+
+                if (campaign != run.campaign || run.cap == 0) _enter(run, campaign);
+                for (uint256 groupEnd = cursor + count * ITEM; cursor != groupEnd; cursor += ITEM) {
+                    uint256 recipientAndAmount = _load(cursor + 8);
+                    _payOne(
+                        run,
+                        prefix | _load(cursor) >> 192,
+                        address(uint160(recipientAndAmount >> 96)),
+                        uint96(recipientAndAmount)
+                    );
+                }
+            }
+        }
+
+        _campaigns[run.campaign].paid = uint128(run.paid);
+        if (run.word != NO_WORD) _paid[run.word] = run.bits;
+        _spendDay(run.total);
+    }
+
+    /// @notice Sets the most that a campaign may pay, in base units; 0 for no limit. A cap below what has been paid
+    /// already stops the campaign.
+    function setCampaignCap(bytes32 campaign, uint256 cap) external onlyRole(DEFAULT_ADMIN_ROLE) {
+        if (cap > type(uint128).max) revert CapTooLarge(cap);
+        _campaigns[campaign].cap = uint128(cap);
+        emit CampaignCapSet(campaign, cap);
+    }
+
+    /// @notice Sets the most that a day may pay over all campaigns, in base units; 0 for no limit.
+    function setDailyCap(uint256 cap) external onlyRole(DEFAULT_ADMIN_ROLE) {
+        dailyCap = cap;
+        emit DailyCapSet(cap);
+    }
+
+    /// @notice Stops {pay}.
+    function pause() external onlyRole(PAUSER_ROLE) {
+        _pause();
+    }
+
+    /// @notice Ends a pause.
+    function unpause() external onlyRole(PAUSER_ROLE) {
+        _unpause();
+    }
+
+    /// @notice Whether the grant has been paid.
+    function isPaid(uint256 id) external view returns (bool) {
+        return _paid[id >> 8] >> (id & 0xff) & 1 != 0;
+    }
+
+    /// @notice The most that the campaign may pay, in base units; 0 for no limit.
+    function campaignCap(bytes32 campaign) external view returns (uint256) {
+        return _campaigns[campaign].cap;
+    }
+
+    /// @notice What the campaign has paid, in base units.
+    function campaignPaid(bytes32 campaign) external view returns (uint256) {
+        return _campaigns[campaign].paid;
+    }
+
+    /// @dev Writes back the campaign that the batch leaves and reads the one that it enters.
+    function _enter(Run memory run, bytes32 campaign) private {
+        if (run.cap != 0) _campaigns[run.campaign].paid = uint128(run.paid);
+        Campaign memory entered = _campaigns[campaign];
+        run.campaign = campaign;
+        run.paid = entered.paid;
+        run.cap = entered.cap == 0 ? type(uint128).max : entered.cap;
+    }
+
+    function _payOne(Run memory run, uint256 id, address to, uint256 amount) private {
+        uint256 word = id >> 8;
+        if (word != run.word) {
+            if (run.word != NO_WORD) _paid[run.word] = run.bits;
+            run.word = word;
+            run.bits = _paid[word];
+        }
+        uint256 bit = 1 << (id & 0xff);
+        if (run.bits & bit != 0) {
+            emit GrantSkipped(id);
+            return;
+        }
+
+        // Sums are exact: an amount has 96 bits, `paid` at most 128, and a batch far fewer than 2^128 items.
+        unchecked {
+            uint256 paid = run.paid + amount;
+            if (paid > run.cap) {
+                bytes memory capExceeded = abi.encodeWithSelector(CampaignCapExceeded.selector, run.campaign, run.cap);
+                emit GrantRejected(id, to, amount, capExceeded);
+                return;
+            }
+            (bool minted, bytes memory reason) = _mint(to, amount);
+            if (!minted) {
+                emit GrantRejected(id, to, amount, reason);
+                return;
+            }
+            run.paid = paid;
+            run.total += amount;
+        }
+        run.bits |= bit;
+        emit GrantPaid(id, to, amount);
+    }
+
+    /// @dev Calls the token with exactly {MINT_GAS}. Copies at most {MAX_REASON} bytes of what it answers, so that an
+    /// answer of megabytes costs the token its own gas and us nothing.
+    function _mint(address to, uint256 amount) private returns (bool minted, bytes memory reason) {
+        if (gasleft() < GAS_BEFORE_MINT) revert NotEnoughGas();
+
+        address token_ = token;
+        bytes4 selector = IMintable.mint.selector;
+        bool called;
+        assembly ("memory-safe") {
+            let call_ := mload(0x40)
+            mstore(call_, selector)
+            mstore(add(call_, 0x04), to)
+            mstore(add(call_, 0x24), amount)
+            called := call(MINT_GAS, token_, 0, call_, 0x44, 0x00, 0x20)
+            // Nothing, as IMintable has it, or a word other than `false`.
+            minted := and(called, or(lt(returndatasize(), 0x20), iszero(iszero(mload(0x00)))))
+        }
+        if (minted) return (true, reason);
+        if (called) return (false, abi.encodeWithSelector(MintReturnedFalse.selector));
+
+        assembly ("memory-safe") {
+            let size := returndatasize()
+            if gt(size, MAX_REASON) { size := MAX_REASON }
+            reason := mload(0x40)
+            mstore(reason, size)
+            returndatacopy(add(reason, 0x20), 0, size)
+            mstore(0x40, add(reason, add(0x20, and(add(size, 0x1f), not(0x1f)))))
+        }
+    }
+
+    function _spendDay(uint256 amount) private {
+        // A batch that paid nothing exceeds nothing, even where the cap was set below what the day had paid.
+        if (amount == 0) return;
+        uint256 day = block.timestamp / 1 days;
+        uint256 spent = paidOnDay[day] + amount;
+        uint256 cap = dailyCap;
+        if (cap != 0 && spent > cap) revert DailyCapExceeded(day, cap);
+        paidOnDay[day] = spent;
+    }
+
+    function _load(uint256 cursor) private pure returns (uint256 word) {
+        assembly ("memory-safe") {
+            word := calldataload(cursor)
+        }
+    }
+}
