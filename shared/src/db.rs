@@ -4,11 +4,13 @@
 //! each element of a JSON array, natively on SQLite and by a function that [`Database::open`] adds on PostgreSQL.
 //! Times are stored as microseconds since the Unix epoch.
 
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyPool, Executor, Row, Transaction};
@@ -199,13 +201,29 @@ impl Database {
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Rows as the one parameter of `json_each($1)`.
+/// Rows as the one parameter of `json_each($1)`. A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: texts of
+/// other programs, such as the reason of a revert, may hold one.
 ///
 /// # Panics
 ///
 /// If `T` cannot be JSON, such as a map whose keys are not text.
 pub fn rows<T: Serialize>(rows: &[T]) -> String {
-    serde_json::to_string(rows).expect("rows are plain structs")
+    let mut json = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut json, WithoutNul);
+    rows.serialize(&mut serializer).expect("rows are plain structs");
+    String::from_utf8(json).expect("JSON is UTF-8")
+}
+
+/// Compact JSON, but for one character.
+struct WithoutNul;
+
+impl Formatter for WithoutNul {
+    fn write_char_escape<W: ?Sized + io::Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        match escape {
+            CharEscape::AsciiControl(0) => writer.write_all("\u{fffd}".as_bytes()),
+            other => CompactFormatter.write_char_escape(writer, other),
+        }
+    }
 }
 
 /// Reads a column through the parser of its type.

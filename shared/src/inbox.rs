@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::db;
-use crate::pubsub::{Delivery, PubSub, Topic};
+use crate::pubsub::{Delivery, PubSub, Receiver, Topic};
 use crate::telemetry::{GOOGLE_TRACEPARENT, TRACEPARENT, TraceParent};
 use crate::worker::backoff;
 
@@ -61,27 +62,23 @@ const BATCH: usize = 500;
 const OUTSTANDING: i64 = 1000;
 
 impl<C: Consumer> Inbox<C> {
-    /// Receives until `shutdown`; what was received by then is handled and acknowledged.
+    /// Receives until `shutdown`; what was received by then is handled and acknowledged, and what is on its way to us
+    /// is given back to the broker.
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut deliveries) = mpsc::channel(BATCH);
-        let streams = TaskTracker::new();
+        let mut streams = JoinSet::new();
         for _ in 0..self.streams {
-            streams.spawn(pull(
-                self.bus.clone(),
-                self.topic,
-                Arc::clone(&self.created),
-                sender.clone(),
-                shutdown.clone(),
-            ));
+            let (bus, created) = (self.bus.clone(), Arc::clone(&self.created));
+            streams.spawn(pull(bus, self.topic, created, sender.clone(), shutdown.clone()));
         }
-        streams.close();
         drop(sender);
 
         let mut batch = Vec::with_capacity(BATCH);
         while deliveries.recv_many(&mut batch, BATCH).await > 0 {
             self.handle(std::mem::take(&mut batch), &shutdown).await;
         }
-        streams.wait().await;
+        // All at once: what one stream gives back must not be handed to another that is about to stop.
+        join_all(streams.join_all().await.into_iter().flatten().map(Receiver::stop)).await;
     }
 
     /// Handles one batch: each delivery is acknowledged after its effect is committed, or its dead letter is published.
@@ -152,47 +149,36 @@ fn trace_of(delivery: &Delivery) -> Option<TraceParent> {
     [TRACEPARENT, GOOGLE_TRACEPARENT].into_iter().find_map(|name| delivery.message.attributes.get(name)?.parse().ok())
 }
 
-/// Moves messages from one stream to the inbox, opening the stream again whenever it ends.
+/// Moves messages from one stream to the inbox, opening the stream again whenever it ends. Returns the stream that is
+/// open at shutdown, for it to be stopped when its messages are answered.
 async fn pull(
     bus: PubSub,
     topic: Topic,
     created: Arc<Notify>,
     deliveries: mpsc::Sender<Delivery>,
     shutdown: CancellationToken,
-) {
+) -> Option<Receiver> {
     let mut pauses = backoff();
-    while !shutdown.is_cancelled() {
-        let mut receiver = bus.receive(topic, OUTSTANDING);
-        loop {
-            let received = tokio::select! {
-                received = receiver.next() => received,
-                () = shutdown.cancelled() => break,
-            };
-            match received {
-                Ok(Some(delivery)) => {
-                    pauses = backoff();
-                    if deliveries.send(delivery).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!(topic = topic.name(), %error, "stream ended, will be opened again");
-                    tokio::select! {
-                        () = created.notified() => {}
-                        () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
-                        () = shutdown.cancelled() => {}
-                    }
-                    break;
-                }
+    let mut receiver = bus.receive(topic, OUTSTANDING);
+    loop {
+        let received = tokio::select! {
+            received = receiver.next() => received,
+            () = shutdown.cancelled() => return Some(receiver),
+        };
+        match received {
+            Ok(Some(delivery)) => {
+                pauses = backoff();
+                deliveries.send(delivery).await.ok()?;
+                continue;
             }
+            Ok(None) => tracing::debug!(topic = topic.name(), "stream ended, will be opened again"),
+            Err(error) => tracing::debug!(topic = topic.name(), %error, "stream failed, will be opened again"),
         }
-        if shutdown.is_cancelled() {
-            // Waits until what was received is answered, and sends the acknowledgements.
-            let stopper = receiver.stopper();
-            drop(deliveries);
-            stopper.shutdown().await;
-            return;
+        tokio::select! {
+            () = created.notified() => {}
+            () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
+            () = shutdown.cancelled() => return None,
         }
+        receiver = bus.receive(topic, OUTSTANDING);
     }
 }

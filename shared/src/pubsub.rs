@@ -17,7 +17,7 @@ use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, Subscrip
 use google_cloud_pubsub::model::{self, DeadLetterPolicy, ExpirationPolicy, RetryPolicy};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use tokio::sync::Notify;
 
 use crate::event::AttributeMap;
@@ -158,6 +158,9 @@ impl fmt::Debug for PubSub {
 /// How long a call may take, tries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the broker waits for a word from us before it delivers a message again: the least that it takes.
+const LEASE: Duration = Duration::from_secs(10);
+
 impl PubSub {
     /// Connects to the emulator at `emulator` (`host:port`) or, without one, to Google Cloud with application default
     /// credentials. Nothing is sent yet.
@@ -271,6 +274,9 @@ impl PubSub {
             .subscriber
             .subscribe(self.subscription(topic.name()))
             .set_max_outstanding_messages(outstanding)
+            // What we hold when we are killed is delivered to others after this long. It is extended while we live.
+            .set_max_lease_extension(LEASE)
+            .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
         Receiver(stream)
     }
@@ -332,7 +338,7 @@ impl PubSub {
             .set_retry_policy(
                 RetryPolicy::new()
                     .set_minimum_backoff(google_cloud_wkt::Duration::clamp(1, 0))
-                    .set_maximum_backoff(google_cloud_wkt::Duration::clamp(60, 0)),
+                    .set_maximum_backoff(google_cloud_wkt::Duration::clamp(10, 0)),
             );
         if let Some(dead_letter_topic) = dead_letter_topic {
             create = create.set_dead_letter_policy(
@@ -366,7 +372,7 @@ fn created<T>(answer: Result<T, Error>) -> Result<(), Error> {
 pub struct Receiver(MessageStream);
 
 impl Receiver {
-    /// The next message; `None` after [`stop`](Self::stopper) or when the stream has ended.
+    /// The next message; `None` when the stream has ended.
     ///
     /// # Errors
     ///
@@ -377,10 +383,9 @@ impl Receiver {
         Ok(Some(Delivery { message, handler }))
     }
 
-    /// Stops the stream and sends the acknowledgements that are on their way.
-    #[must_use]
-    pub fn stopper(&self) -> ShutdownToken {
-        self.0.shutdown_token()
+    /// Sends the acknowledgements that are on their way, gives every other message back, and closes the stream.
+    pub async fn stop(self) {
+        self.0.shutdown_token().shutdown().await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Ending a transaction, and with it the payments that it carried.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::db::{self, Tx};
@@ -94,7 +96,8 @@ impl Store {
         rows.iter().map(payment).collect()
     }
 
-    /// Ends a transaction and its payments, and announces the endings.
+    /// Ends a transaction and the payments that it carries, and announces the endings. Without a transaction it ends
+    /// payments that wait for one; whatever has moved on meanwhile is left alone.
     ///
     /// # Errors
     ///
@@ -118,10 +121,11 @@ impl Store {
         }
         let rows: Vec<_> =
             settlement.verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
-        update(&mut tx, &rows).await?;
-        count(&mut tx, settlement).await?;
-        let messages: Vec<_> = settlement
-            .verdicts
+        let moved = update(&mut tx, settlement.transaction.as_deref(), &rows).await?;
+        let verdicts: Vec<_> =
+            settlement.verdicts.iter().filter(|(payment, _)| moved.contains(&payment.request_id)).collect();
+        count(&mut tx, &verdicts).await?;
+        let messages: Vec<_> = verdicts
             .iter()
             .filter_map(|(payment, verdict)| match verdict {
                 Verdict::Ended(ending) => Some(Pending::result(&payment.result(ending, now), payment.trace, now)),
@@ -134,8 +138,9 @@ impl Store {
     }
 }
 
-async fn update(tx: &mut Tx, rows: &[Row<'_>]) -> db::Result<()> {
-    sqlx::query(
+/// Ends or queues again those of the payments that the transaction carries; returns which these are.
+async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db::Result<HashSet<RequestId>> {
+    let moved = sqlx::query(
         "-- store::end_payments
          update payment set
              state = value->>'state',
@@ -148,17 +153,20 @@ async fn update(tx: &mut Tx, rows: &[Row<'_>]) -> db::Result<()> {
              error_message = value->>'error_message',
              finished_at = cast(value->>'finished_at' as bigint)
          from json_each($1)
-         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'assigned')",
+         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'assigned')
+           and coalesce(payment.transaction_id, '') = $2
+         returning request_id",
     )
     .bind(db::rows(rows))
-    .execute(&mut **tx)
+    .bind(transaction.unwrap_or_default())
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(())
+    moved.iter().map(|row| db::parse(row, "request_id")).collect()
 }
 
-async fn count(tx: &mut Tx, settlement: &Settlement) -> db::Result<()> {
+async fn count(tx: &mut Tx, verdicts: &[&(Payment, Verdict)]) -> db::Result<()> {
     let (mut completed, mut tokens, mut failed) = (0_i64, 0_i64, 0_i64);
-    for (payment, verdict) in &settlement.verdicts {
+    for (payment, verdict) in verdicts {
         match verdict {
             Verdict::Ended(Ending::Completed(_)) => {
                 completed += 1;

@@ -5,13 +5,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::error::Category;
 use shared::http::{FieldError, Problem};
 
 /// The fields that are still to be read, and the rules that were broken so far.
@@ -28,9 +30,11 @@ impl Fields {
             .map_err(|error| Problem::malformed(StatusCode::BAD_REQUEST).detail(error.to_string()))?;
         let mut fields = Self::default();
         for (name, text) in pairs {
-            if fields.values.insert(name.clone(), Value::String(text)).is_some() {
-                fields.error(name, "is given more than once");
+            // What percent-encodes no character was decoded to this one, and would be another's id.
+            if text.contains(char::REPLACEMENT_CHARACTER) {
+                fields.error(name.clone(), "must be UTF-8, without U+FFFD");
             }
+            fields.insert(name, Value::String(text));
         }
         Ok(fields)
     }
@@ -44,21 +48,25 @@ impl Fields {
         let is_json = headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.split(';').next().is_some_and(|kind| kind.trim() == "application/json"));
+            .and_then(|value| value.split(';').next())
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
         if !is_json {
             return Err(Problem::malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE)
                 .detail("a body must be JSON, with the header Content-Type: application/json"));
         }
         let bad = |detail: String| Problem::malformed(StatusCode::BAD_REQUEST).detail(detail);
-        let values = match serde_json::from_slice(body) {
-            Ok(Value::Object(values)) => values.into_iter().collect(),
-            Ok(_) => return Err(bad("the body must be a JSON object".to_owned())),
-            Err(error) => return Err(bad(format!("the body is not JSON: {error}"))),
-        };
+        let Members(members) = serde_json::from_slice(body).map_err(|error| match error.classify() {
+            Category::Data => bad("the body must be a JSON object".to_owned()),
+            _ => bad(format!("the body is not JSON: {error}")),
+        })?;
         if !query.values.is_empty() {
             return Err(bad("give the fields in the query string or in the body, not in both".to_owned()));
         }
-        Ok(Self { values, ..query })
+        let mut fields = query;
+        for (name, value) in members {
+            fields.insert(name, value);
+        }
+        Ok(fields)
     }
 
     /// A field that must be there.
@@ -100,7 +108,40 @@ impl Fields {
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid_request(self.errors)) }
     }
 
+    fn insert(&mut self, name: String, value: Value) {
+        if self.values.insert(name.clone(), value).is_some() {
+            self.error(name, "is given more than once");
+        }
+    }
+
     fn error(&mut self, field: impl Into<Cow<'static, str>>, rule: impl Into<String>) {
         self.errors.push(FieldError { field: field.into(), rule: rule.into() });
+    }
+}
+
+/// The members of a JSON object, all of them: a map would keep only the last of those that have one name.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = object.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
     }
 }

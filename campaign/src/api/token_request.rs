@@ -79,8 +79,10 @@ pub(super) async fn handle(
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
     let rule = match value.to_str().map(str::parse) {
+        _ if values.next().is_some() => "is given more than once".to_owned(),
         Ok(Ok(key)) => return Ok(Some(key)),
         Ok(Err(error)) => shared::id::InvalidId::to_string(&error),
         Err(_) => "must be visible ASCII".to_owned(),

@@ -101,33 +101,42 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn republish(&self, now: DateTime<Utc>, after: Duration, limit: i64) -> db::Result<usize> {
-        let overdue = concat!(
-            "-- store::overdue\n select ",
-            grant_columns!(),
-            " from token_grant g where g.publish_again_at <= $1
-               and not exists (select 1 from outbox o where o.request_id = g.request_id)
-               order by g.publish_again_at limit $2"
-        );
+        macro_rules! overdue {
+            ($lock:literal) => {
+                concat!(
+                    "-- store::overdue\n select ",
+                    grant_columns!(),
+                    " from token_grant g where g.publish_again_at <= $1
+                       and not exists (select 1 from outbox o where o.request_id = g.request_id)
+                       order by g.publish_again_at limit $2",
+                    $lock
+                )
+            };
+        }
+        let find = |sql| sqlx::query(sql).bind(now.timestamp_micros()).bind(limit);
         // Looked up outside the transaction first: most often there is nothing, and nothing to lock.
-        let rows =
-            sqlx::query(overdue).bind(now.timestamp_micros()).bind(limit).fetch_all(self.database.reader()).await?;
-        if rows.is_empty() {
+        if find(overdue!("")).fetch_all(self.database.reader()).await?.is_empty() {
             return Ok(0);
         }
-        let ids = rows.iter().map(|row| db::parse(row, "request_id")).collect::<db::Result<Vec<RequestId>>>()?;
-
         let mut tx = self.database.begin().await?;
-        let grants = self.lock(&mut tx, &ids.iter().collect::<Vec<_>>()).await?;
+        let overdue = match self.database.dialect() {
+            // The transaction is the only writer.
+            Dialect::Sqlite => overdue!(""),
+            // What another replica is publishing again, or just has, is left to it.
+            Dialect::Postgres => overdue!(" for update of g skip locked"),
+        };
+        let grants = find(overdue).fetch_all(&mut *tx).await?;
+        let grants = grants.iter().map(grant).collect::<db::Result<Vec<_>>>()?;
         let mut rows = Vec::new();
         let mut events = Vec::new();
         let mut messages = Vec::new();
-        for (request_id, mut grant) in grants.into_iter().filter(|(_, grant)| !grant.state.is_final()) {
+        for mut grant in grants {
             grant.retry_count += 1;
             let wait = TimeDelta::from_std(after).unwrap_or(MAX_WAIT) * 2_i32.pow(grant.retry_count.min(12));
             let publish_again_at = (now + wait.min(MAX_WAIT)).timestamp_micros();
             let message = RequestEvent::Requested(grant.to_message(self.issuer));
             messages.push(Pending::request(&message, grant.trace, now));
-            rows.push(Again { request_id, retry_count: grant.retry_count, publish_again_at });
+            rows.push(Again { request_id: grant.request_id, retry_count: grant.retry_count, publish_again_at });
         }
         for Again { request_id, retry_count, .. } in &rows {
             events.push(NewEvent::new(request_id, "published_again", now, &json!({ "retry_count": retry_count })));

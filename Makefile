@@ -1,0 +1,86 @@
+# Everything a developer, a tester or an operator of a local stack does. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+STACK := $(TARGET_DIR)/debug/stack
+NODE_MODULES := contracts/node_modules/.package-lock.json
+
+.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs build test lint clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Start everything, grant tokens to 100 participants, compare ledger and chain, stop everything
+	@$(STACK) demo
+
+up: build ## Start everything on ports 8080, 8081, 8681 and 8545, and leave it running
+	@$(STACK) up
+
+dev: build ## Start what the services need (emulator, chain, contracts), and leave it running
+	@$(STACK) dev
+
+run-campaign: ## Run the campaign service in this terminal, on what `make dev` has started
+	@$(DEV_ENVIRONMENT) \
+	export LISTEN_ADDRESS="$${LISTEN_ADDRESS:-127.0.0.1:8080}" DATABASE_URL="$${DATABASE_URL:-sqlite://target/run/campaign.db}"; \
+	exec cargo run --locked -p campaign
+
+run-blockchain: ## Run the blockchain service in this terminal, on what `make dev` has started
+	@$(DEV_ENVIRONMENT) \
+	export LISTEN_ADDRESS="$${LISTEN_ADDRESS:-127.0.0.1:8081}" DATABASE_URL="$${DATABASE_URL:-sqlite://target/run/blockchain.db}"; \
+	exec cargo run --locked -p blockchain
+
+stop: $(STACK) ## Stop what `make up` or `make dev` has started
+	@$(STACK) stop
+
+status: $(STACK) ## Say what runs, how it is, and what it has done
+	@$(STACK) status
+
+monitor: $(STACK) ## Watch queue and counters until Ctrl-C
+	@$(STACK) monitor
+
+logs: $(STACK) ## Follow the logs of both services until Ctrl-C
+	@$(STACK) logs
+
+build: $(NODE_MODULES) ## Build everything, and install the contracts' npm packages
+	@cargo build --locked --workspace
+
+test: ## Check and test everything, installing what is missing
+	@testkit/scripts/setup.sh
+	@testkit/scripts/test.sh
+
+lint: ## Check format, lints and documentation
+	@cargo fmt --all -- --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+clean: ## Stop what runs, and remove all that was built or installed here
+	@if [ -x $(STACK) ]; then $(STACK) stop; fi
+	@cargo clean
+	@rm -rf contracts/node_modules contracts/out contracts/cache
+
+# npm writes this file last, so it is older than the lock file exactly when the packages are missing or out of date.
+$(NODE_MODULES): contracts/package-lock.json
+	@command -v npm >/dev/null || { echo 'npm is missing: install Node.js 20 or newer' >&2; exit 1; }
+	@cd contracts && npm ci --no-audit --no-fund
+	@touch $@
+
+$(STACK):
+	@cargo build --locked -p testkit
+
+# The environment of a service in development: what the environment says, else .env, else what `make dev` has started.
+# The key is that of anvil's account 1, and public; the addresses follow from the deployer's (account 0's) first nonces.
+define DEV_ENVIRONMENT
+	environment=$$(export -p); \
+	if [ -f .env ]; then set -a; . ./.env; set +a; eval "$$environment"; fi; \
+	export PUBSUB_EMULATOR_HOST="$${PUBSUB_EMULATOR_HOST:-localhost:8681}" \
+		GCP_PROJECT_ID="$${GCP_PROJECT_ID:-test-project}" \
+		RPC_URL="$${RPC_URL:-http://localhost:8545}" \
+		CHAIN_ID="$${CHAIN_ID:-31337}" \
+		SIGNER_KEY="$${SIGNER_KEY:-0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d}" \
+		DISTRIBUTOR_ADDRESS="$${DISTRIBUTOR_ADDRESS:-0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512}" \
+		WALLET_FACTORY_ADDRESS="$${WALLET_FACTORY_ADDRESS:-0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0}"; \
+	mkdir -p target/run;
+endef

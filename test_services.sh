@@ -1,0 +1,163 @@
+#!/bin/sh
+# Checks a running stack from outside, with curl and nothing else: the calls that the specification promises, and what
+# comes of them. One line for each check; the last line counts them, and the exit status is 0 only if all have passed.
+#
+# Where the stack is: CAMPAIGN_URL, BLOCKCHAIN_URL, PUBSUB_EMULATOR_HOST, GCP_PROJECT_ID. `make up` starts one at the defaults.
+set -u
+
+campaign=${CAMPAIGN_URL:-http://localhost:8080}
+blockchain=${BLOCKCHAIN_URL:-http://localhost:8081}
+pubsub=http://${PUBSUB_EMULATOR_HOST:-localhost:8681}/v1/projects/${GCP_PROJECT_ID:-test-project}
+patience=${PATIENCE_SECONDS:-60}
+
+# Names that no earlier run has used.
+run=$(date +%s)-$$
+passed=0
+failed=0
+body=$(mktemp)
+trap 'rm -f "$body"' EXIT
+
+pass() { passed=$((passed + 1)); echo "ok      $1"; }
+fail() { failed=$((failed + 1)); echo "FAILED  $1: $2"; }
+
+# call METHOD URL [curl arguments]: puts the status code into $status and the answer into $answer.
+call() {
+    method=$1
+    url=$2
+    shift 2
+    status=$(curl -s -m 20 -o "$body" -w '%{http_code}' -X "$method" "$@" "$url") || status=000
+    answer=$(cat "$body")
+    : >"$body"
+}
+
+# is NAME STATUS [PATTERN]: the last call answered with this status, and a body that has the (basic regular) pattern.
+is() {
+    if [ "$status" != "$2" ]; then
+        fail "$1" "$url answered $status, not $2: $answer"
+    elif [ $# -gt 2 ] && ! printf '%s' "$answer" | grep -q "$3"; then
+        fail "$1" "no $3 in: $answer"
+    else
+        pass "$1"
+    fi
+}
+
+# field NAME: the first text of this name in the last answer.
+field() { printf '%s' "$answer" | grep -o "\"$1\" *: *\"[^\"]*\"" | head -n 1 | sed 's/.*"\([^"]*\)"$/\1/'; }
+
+# minted NAME REQUEST_ID: the grant is completed soon, by a transaction.
+minted() {
+    deadline=$(($(date +%s) + patience))
+    while :; do
+        call GET "$campaign/grants/$2"
+        state=$(field state)
+        [ "$state" = completed ] && [ -n "$(field transaction_hash)" ] && { pass "$1"; return; }
+        [ "$state" = failed ] && { fail "$1" "$answer"; return; }
+        [ "$(date +%s)" -lt "$deadline" ] || { fail "$1" "not completed after $patience s: $answer"; return; }
+        sleep 0.2
+    done
+}
+
+# Both services
+
+for service in "$campaign" "$blockchain"; do
+    call GET "$service/livez"
+    is "$service is alive" 200
+    call GET "$service/readyz"
+    is "$service is ready" 200
+    call GET "$service/metrics"
+    is "$service has metrics" 200 '^# TYPE '
+done
+call GET "$blockchain/health"
+is 'the blockchain service is healthy' 200
+call GET "$blockchain/stats"
+is 'the blockchain service has statistics' 200 'minted'
+call GET "$campaign/openapi.json"
+is 'the campaign service describes itself' 200 '"openapi" *: *"3\.1'
+
+# Pub/Sub
+
+for topic in token-grant-requests token-grant-results; do
+    call GET "$pubsub/topics/$topic"
+    is "topic $topic" 200 "topics/$topic"
+    call GET "$pubsub/subscriptions/$topic-sub"
+    is "subscription $topic-sub, with a dead-letter topic" 200 'deadLetterTopic'
+done
+
+# One grant, from request to minted
+
+call GET "$campaign/status?user_id=nobody-$run"
+is 'a user nobody has seen has no grants' 200 '"grants" *: *\[\]'
+call POST "$campaign/token-request?user_id=alice-$run&campaign_id=summer"
+is 'a request in the query string is accepted' 202 '"token_amount" *: *100'
+alice=$(field request_id)
+call POST "$campaign/token-request?user_id=alice-$run&campaign_id=summer"
+is 'the same request again is a repeat' 200 "$alice"
+minted 'the grant is minted' "$alice"
+call GET "$campaign/status?user_id=alice-$run"
+is 'the status of the user shows it' 200 "\"request_id\" *: *\"$alice\".*\"state\" *: *\"completed\""
+call POST "$campaign/token-request?user_id=alice-$run&campaign_id=summer"
+is 'the same request after that is still a repeat' 200 "$alice"
+call POST "$campaign/token-request?user_id=alice-$run&campaign_id=summer&token_amount=101"
+is 'another amount for the same user and campaign is refused' 409 '"type" *: *"'
+
+# Bodies, keys, wallets, several users
+
+json='Content-Type: application/json'
+call POST "$campaign/token-request" -H "$json" -H "Idempotency-Key: key-$run" \
+    -d "{\"user_id\":\"bob-$run\",\"campaign_id\":\"summer\",\"token_amount\":25,\"wallet_address\":\"0x70997970C51812dc3A010C7d01b50e0d17dc79C8\"}"
+is 'a request with a JSON body, a wallet and a key is accepted' 202 '"token_amount" *: *25'
+bob=$(field request_id)
+call POST "$campaign/token-request" -H "$json" -H "Idempotency-Key: key-$run" \
+    -d "{\"user_id\":\"bob-$run\",\"campaign_id\":\"summer\",\"token_amount\":25,\"wallet_address\":\"0x70997970C51812dc3A010C7d01b50e0d17dc79C8\"}"
+is 'the same key with the same body is a repeat' 200 "$bob"
+call POST "$campaign/token-request" -H "$json" -H "Idempotency-Key: key-$run" \
+    -d "{\"user_id\":\"bob-$run\",\"campaign_id\":\"winter\",\"token_amount\":25}"
+is 'the same key with another body is refused' 422 '"type" *: *"'
+several=
+for user in carol dave erin; do
+    call POST "$campaign/token-request?user_id=$user-$run&campaign_id=summer&token_amount=7"
+    is "a request of $user is accepted" 202
+    several="$several $(field request_id)"
+done
+minted 'the grant to a named wallet is minted' "$bob"
+for grant in $several; do minted "grant $grant is minted" "$grant"; done
+
+# Bad input
+
+refused() {
+    name=$1
+    expected=$2
+    pattern=$3
+    shift 3
+    call POST "$@"
+    is "refused: $name" "$expected" "$pattern"
+}
+post="$campaign/token-request"
+long=$(printf '%0200d' 0)
+refused 'no user' 400 'user_id' "$post?campaign_id=c"
+refused 'no campaign' 400 'campaign_id' "$post?user_id=u-$run"
+refused 'a blank user' 400 'user_id' "$post?user_id=%20&campaign_id=c"
+refused 'a long user' 400 'user_id' "$post?user_id=$long&campaign_id=c"
+refused 'a control character' 400 'user_id' "$post?user_id=u%07&campaign_id=c"
+refused 'an amount of zero' 400 'token_amount' "$post?user_id=u-$run&campaign_id=c&token_amount=0"
+refused 'a negative amount' 400 'token_amount' "$post?user_id=u-$run&campaign_id=c&token_amount=-1"
+refused 'a huge amount' 400 'token_amount' "$post?user_id=u-$run&campaign_id=c&token_amount=99999999999999999999999999"
+refused 'an amount that is no number' 400 'token_amount' "$post?user_id=u-$run&campaign_id=c&token_amount=many"
+refused 'a wrong checksum' 400 'wallet_address' "$post?user_id=u-$run&campaign_id=c&wallet_address=0x70997970c51812dc3A010C7d01b50e0d17dc79C8"
+refused 'the zero address' 400 'wallet_address' "$post?user_id=u-$run&campaign_id=c&wallet_address=0x0000000000000000000000000000000000000000"
+refused 'an unknown field' 400 'walet_address' "$post?user_id=u-$run&campaign_id=c&walet_address=x"
+refused 'malformed JSON' 400 '"type"' "$post" -H "$json" -d '{"user_id":'
+refused 'a body that is not JSON' 415 '"type"' "$post" -H 'Content-Type: text/plain' -d 'user_id=u'
+big=$(printf '%070000d' 0)
+printf '{"user_id":"%s"}' "$big" >"$body.big"
+refused 'a body over 64 KiB' 413 '"type"' "$post" -H "$json" --data-binary "@$body.big"
+rm -f "$body.big"
+call DELETE "$post"
+is 'refused: a wrong method' 405
+call GET "$campaign/status?user_id=u-$run"
+is 'a refused request has stored nothing' 200 '"grants" *: *\[\]'
+call GET "$campaign/grants/00000000-0000-7000-8000-000000000000"
+is 'a grant that is not there' 404 '"type"'
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

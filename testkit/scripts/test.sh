@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Checks and tests everything. Goes on after a failure, so that one run tells all; ends with one line that sums up the
+# closing lines of all test runners: `N passed, N failed`. A step that fails without a failed test counts as one.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+began=$SECONDS
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+passed=0
+failed=0
+table=()
+
+# The numbers before "passed" and "failed" in the closing lines of cargo, forge and test_services.sh.
+tally() {
+    sed $'s/\x1b\\[[0-9;]*m//g' "$output" | awk '
+        /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
+        /^Ran [0-9]+ test suites? in / { for (i = 2; i <= NF; i++) { if ($i == "passed,") p += $(i-2); if ($i == "failed,") f += $(i-1) } }
+        /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
+        END { print p + 0, f + 0 }'
+}
+
+step() {
+    local name=$1 start=$SECONDS status=0 p f
+    shift
+    echo "── $name"
+    "$@" 2>&1 | tee "$output" || status=$?
+    read -r p f < <(tally)
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+    passed=$((passed + p))
+    failed=$((failed + f))
+    table+=("$(printf '%-14s %-6s %5d passed %4d failed %6d s' "$name" "$([ "$status" -eq 0 ] && [ "$f" -eq 0 ] && echo ok || echo FAILED)" "$p" "$f" $((SECONDS - start)))")
+}
+
+step format cargo fmt --all -- --check
+step lints cargo clippy --locked --workspace --all-targets -- -D warnings
+step docs env RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+step contracts npm test --silent --prefix contracts
+step build cargo build --locked --workspace
+step workspace cargo test --locked --workspace --no-fail-fast
+step services "${CARGO_TARGET_DIR:-target}/debug/stack" exec ./test_services.sh
+
+echo
+printf '%s\n' "${table[@]}"
+echo "took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,240 @@
+//! What tests and the demo ask the chain: balances, supply, wallets, who was paid, and anvil's special powers.
+
+use std::{collections::BTreeMap, str::FromStr as _, time::Duration};
+
+use alloy::{
+    primitives::{Address, B256, U256, keccak256},
+    providers::{DynProvider, Provider as _, ProviderBuilder},
+    rpc::types::Filter,
+    sol,
+    sol_types::SolEvent as _,
+};
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::interface::{GrantPaid, Token, WalletFactory};
+
+/// Base units in one whole token.
+pub const UNIT: u64 = 1_000_000_000_000_000_000;
+
+#[allow(missing_docs, clippy::pedantic, reason = "the macro writes the code")]
+mod interface {
+    use super::sol;
+
+    sol! {
+        #[sol(rpc)]
+        interface Token {
+            function totalSupply() external view returns (uint256);
+            function balanceOf(address account) external view returns (uint256);
+        }
+
+        #[sol(rpc)]
+        interface WalletFactory {
+            function walletOf(bytes32 key) external view returns (address);
+        }
+
+        event GrantPaid(uint256 indexed id, address indexed to, uint256 amount);
+    }
+}
+
+/// Where the contracts are.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Contracts {
+    /// The ERC-20 token.
+    pub token: Address,
+    /// The distributor, which alone may mint it.
+    pub distributor: Address,
+    /// The factory of the wallets of users who named none.
+    pub wallet_factory: Address,
+}
+
+/// One payment, as the distributor's event tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// The grant's id on chain.
+    pub id: U256,
+    /// Who was paid.
+    pub to: Address,
+    /// How much, in base units.
+    pub amount: U256,
+    /// By which transaction.
+    pub transaction_hash: B256,
+    /// In which block.
+    pub block_number: u64,
+}
+
+/// A chain with our contracts on it.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    url: String,
+    contracts: Contracts,
+    provider: DynProvider,
+}
+
+impl Chain {
+    /// The chain behind this JSON-RPC interface.
+    ///
+    /// # Errors
+    /// When `url` is none.
+    pub fn new(url: &str, contracts: Contracts) -> Result<Self> {
+        let provider = ProviderBuilder::new().connect_http(url.parse().with_context(|| format!("{url} is no URL"))?);
+        Ok(Self { url: url.to_owned(), contracts, provider: provider.erased() })
+    }
+
+    /// Where the contracts are.
+    #[must_use]
+    pub fn contracts(&self) -> &Contracts {
+        &self.contracts
+    }
+
+    /// All tokens there are, in base units.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn total_supply(&self) -> Result<U256> {
+        let token = Token::new(self.contracts.token, &self.provider);
+        token.totalSupply().call().await.context("cannot read the total supply")
+    }
+
+    /// The tokens of one address, in base units.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn balance_of(&self, account: Address) -> Result<U256> {
+        let token = Token::new(self.contracts.token, &self.provider);
+        token.balanceOf(account).call().await.context("cannot read a balance")
+    }
+
+    /// The wallet that belongs to a user who named none.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn wallet_of(&self, user_id: &str) -> Result<Address> {
+        let factory = WalletFactory::new(self.contracts.wallet_factory, &self.provider);
+        let key = keccak256(user_id.as_bytes());
+        factory.walletOf(key).call().await.context("cannot read a wallet's address")
+    }
+
+    /// The wallet named, or else the one that belongs to the user.
+    ///
+    /// # Errors
+    /// When the chain does not answer or `wallet` is no address.
+    pub async fn recipient(&self, user_id: &str, wallet: Option<&str>) -> Result<Address> {
+        match wallet {
+            Some(wallet) => Address::from_str(wallet).with_context(|| format!("{wallet} is no address")),
+            None => self.wallet_of(user_id).await,
+        }
+    }
+
+    /// All payments ever made, in order.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn payments(&self) -> Result<Vec<Payment>> {
+        let filter =
+            Filter::new().address(self.contracts.distributor).event_signature(GrantPaid::SIGNATURE_HASH).from_block(0);
+        let logs = self.provider.get_logs(&filter).await.context("cannot read the payments")?;
+        logs.iter()
+            .map(|log| {
+                let paid = GrantPaid::decode_log(&log.inner).context("not a payment")?;
+                Ok(Payment {
+                    id: paid.id,
+                    to: paid.to,
+                    amount: paid.amount,
+                    transaction_hash: log.transaction_hash.context("a mined log has a transaction")?,
+                    block_number: log.block_number.context("a mined log has a block")?,
+                })
+            })
+            .collect()
+    }
+
+    /// How many ids were paid more than once. The contract promises 0.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn ids_paid_twice(&self) -> Result<usize> {
+        let mut times: BTreeMap<U256, usize> = BTreeMap::new();
+        for payment in self.payments().await? {
+            *times.entry(payment.id).or_default() += 1;
+        }
+        Ok(times.values().filter(|&&times| times > 1).count())
+    }
+
+    /// The number of the latest block.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn block_number(&self) -> Result<u64> {
+        self.provider.get_block_number().await.context("cannot read the block number")
+    }
+
+    /// How many transactions of an account are mined.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn transactions_of(&self, account: Address) -> Result<u64> {
+        let count = self.provider.get_transaction_count(account).await;
+        count.context("cannot read a transaction count")
+    }
+
+    /// Mines so many blocks at once.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn mine(&self, blocks: u64) -> Result<()> {
+        self.rpc("anvil_mine", json!([format!("{blocks:#x}")])).await.map(drop)
+    }
+
+    /// Mines a block each so many seconds from now on; 0 stops the clock.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn mine_every(&self, seconds: u64) -> Result<()> {
+        self.rpc("evm_setIntervalMining", json!([seconds])).await.map(drop)
+    }
+
+    /// Replaces the latest `depth` blocks by empty ones: their transactions are gone.
+    ///
+    /// # Errors
+    /// When the chain does not answer or does not remember that many states.
+    pub async fn reorg(&self, depth: u64) -> Result<()> {
+        self.rpc("anvil_reorg", json!([depth, []])).await.map(drop)
+    }
+
+    /// Forgets all transactions that are not mined.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn drop_pending(&self) -> Result<()> {
+        self.rpc("anvil_dropAllTransactions", json!([])).await.map(drop)
+    }
+
+    /// Any other call.
+    ///
+    /// # Errors
+    /// When the chain does not answer, or answers with an error.
+    pub async fn rpc(&self, method: &str, parameters: Value) -> Result<Value> {
+        rpc(&self.url, method, parameters).await
+    }
+}
+
+/// Whole tokens in base units.
+#[must_use]
+pub fn base_units(whole_tokens: u64) -> U256 {
+    U256::from(whole_tokens) * U256::from(UNIT)
+}
+
+/// One JSON-RPC call, with five seconds for the answer.
+///
+/// # Errors
+/// When nobody answers, or the answer is an error.
+pub async fn rpc(url: &str, method: &str, parameters: Value) -> Result<Value> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters});
+    let mut answer: Value = client.post(url).json(&call).send().await?.error_for_status()?.json().await?;
+    if let Some(error) = answer.get("error") {
+        bail!("{method}: {error}");
+    }
+    Ok(answer["result"].take())
+}

@@ -1,0 +1,145 @@
+//! Everything at once: emulator, chain, contracts, databases and both services.
+
+mod builder;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+pub use self::builder::{Builder, Database, Ports};
+use crate::{
+    anvil::Anvil,
+    chain::Chain,
+    client::{BlockchainClient, CampaignClient, Grant},
+    emulator::Emulator,
+    paths::RunDir,
+    pubsub::Pubsub,
+    service::Service,
+    wait::{POLL, until_some},
+};
+
+/// A running stack. Dropping it kills everything that belongs to it alone.
+#[derive(Debug)]
+pub struct Stack {
+    /// The campaign service.
+    pub campaign: Service,
+    /// The blockchain service.
+    pub blockchain: Service,
+    /// The chain's process.
+    pub anvil: Anvil,
+    /// What is on the chain.
+    pub chain: Chain,
+    emulator: StackEmulator,
+    project: String,
+    // Last: it is removed after the processes that write into it are gone.
+    run_dir: RunDir,
+}
+
+#[derive(Debug)]
+enum StackEmulator {
+    Shared(&'static Emulator),
+    Own(Box<Emulator>),
+}
+
+impl StackEmulator {
+    fn own(emulator: Emulator) -> Self {
+        Self::Own(Box::new(emulator))
+    }
+
+    fn get(&self) -> &Emulator {
+        match self {
+            Self::Shared(emulator) => emulator,
+            Self::Own(emulator) => emulator,
+        }
+    }
+}
+
+impl Stack {
+    /// A stack to be described.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// A whole stack on free ports, with the embedded databases.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// The emulator.
+    pub fn emulator(&self) -> &Emulator {
+        self.emulator.get()
+    }
+
+    /// The topics and subscriptions of this stack.
+    pub fn pubsub(&self) -> Pubsub {
+        self.emulator().project(&self.project)
+    }
+
+    /// The Google Cloud project.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// The folder of logs and databases.
+    pub fn run_dir(&self) -> &RunDir {
+        &self.run_dir
+    }
+
+    /// A client of the campaign service.
+    pub fn campaign_client(&self) -> CampaignClient {
+        CampaignClient::new(self.campaign.url())
+    }
+
+    /// A client of the blockchain service.
+    pub fn blockchain_client(&self) -> BlockchainClient {
+        BlockchainClient::new(self.blockchain.url())
+    }
+
+    /// Waits until a grant is completed or failed, through whatever happens to the service meanwhile.
+    ///
+    /// # Errors
+    /// When it is neither within `timeout`.
+    pub async fn final_grant(&self, request_id: &str, timeout: Duration) -> Result<Grant> {
+        let client = self.campaign_client();
+        until_some(timeout, &format!("grant {request_id} to be final"), || async {
+            client.grant(request_id).await.ok().flatten().filter(Grant::is_final)
+        })
+        .await
+    }
+
+    /// Which part is not running although nobody stopped it, and what it said last.
+    pub fn unexpected_end(&self) -> Option<anyhow::Error> {
+        self.emulator()
+            .unexpected_end()
+            .or_else(|| self.anvil.unexpected_end())
+            .or_else(|| self.campaign.unexpected_end())
+            .or_else(|| self.blockchain.unexpected_end())
+    }
+
+    /// Waits until a part ends unexpectedly, and says which.
+    pub async fn first_unexpected_end(&self) -> anyhow::Error {
+        loop {
+            if let Some(error) = self.unexpected_end() {
+                return error;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Stops everything that belongs to this stack, the services first.
+    ///
+    /// # Errors
+    /// When a part cannot be stopped.
+    pub async fn stop(self) -> Result<()> {
+        let services = tokio::join!(self.campaign.stop(), self.blockchain.stop());
+        let rest = match &self.emulator {
+            StackEmulator::Shared(_) => (Ok(()), self.anvil.stop().await),
+            StackEmulator::Own(emulator) => tokio::join!(emulator.stop(), self.anvil.stop()),
+        };
+        services.0.and(services.1).and(rest.0).and(rest.1)
+    }
+}

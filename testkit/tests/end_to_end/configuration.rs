@@ -1,0 +1,58 @@
+//! A mistake in the configuration stops a service at start, with every problem in plain words.
+
+use anyhow::Result;
+use testkit::stack::Builder;
+use testkit::{Stack, anvil};
+
+use crate::harness::{SOON, builder};
+
+async fn refuses_to_start(stack: &Stack, problems: &[&str]) -> Result<()> {
+    stack.blockchain.spawn()?;
+    let status = stack.blockchain.ended(SOON).await?;
+    let log = stack.blockchain.logged()?;
+    assert!(!status.success(), "{log}");
+    for problem in problems {
+        assert!(log.contains(problem), "{problem} is not in {log}");
+    }
+    Ok(())
+}
+
+fn prepared() -> Builder {
+    builder(testkit::Database::Sqlite).without_services()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_cannot_be_read_are_named_all_at_once() {
+    let stack = prepared().start().await.unwrap();
+    stack.blockchain.set("RPC_URL", "ftp://node");
+    stack.blockchain.set("SIGNER_KEY", "hunter2");
+    stack.blockchain.set("DISTRIBUTOR_ADDRESS", "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD");
+    stack.blockchain.unset("WALLET_FACTORY_ADDRESS");
+    refuses_to_start(&stack, &["RPC_URL must", "SIGNER_KEY must", "EIP-55", "WALLET_FACTORY_ADDRESS is not set"])
+        .await
+        .unwrap();
+    assert!(!stack.blockchain.logged().unwrap().contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_is_not_as_configured_is_described() {
+    let stack = prepared().start().await.unwrap();
+    stack.blockchain.set("CHAIN_ID", "1");
+    stack.blockchain.set("SIGNER_KEY", anvil::STRANGER.key);
+    stack.blockchain.set("WALLET_FACTORY_ADDRESS", anvil::ADMIN.address);
+    let problems = [
+        "CHAIN_ID is 1, the node at RPC_URL serves chain 31337",
+        "SUBMITTER_ROLE",
+        "WALLET_FACTORY_ADDRESS: there is no contract",
+    ];
+    refuses_to_start(&stack, &problems).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_opened_stops_the_service() {
+    let stack = prepared().start().await.unwrap();
+    for url in ["mysql://root@localhost/x", "sqlite:///proc/nowhere/blockchain.db"] {
+        stack.blockchain.set("DATABASE_URL", url);
+        refuses_to_start(&stack, &["DATABASE_URL"]).await.unwrap();
+    }
+}

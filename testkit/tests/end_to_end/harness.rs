@@ -1,0 +1,74 @@
+//! What the tests share: a test for each database, load, and the one check that every test ends with.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::try_join_all;
+use testkit::stack::Builder;
+use testkit::{Database, Grant, GrantRequest, Stack, base_units, until};
+
+/// Enough for anything that ends by itself.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// One test for each database from an `async fn name(builder: Builder) -> Result<()>`.
+macro_rules! on_both_databases {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::harness::builder(testkit::Database::Sqlite)).await.unwrap();
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::harness::builder(testkit::Database::Postgres)).await.unwrap();
+            })+
+        }
+    };
+}
+pub(crate) use on_both_databases;
+
+pub(crate) fn builder(database: Database) -> Builder {
+    Stack::builder().database(database)
+}
+
+/// Requests one grant for each of `users` users of a campaign, all at once; returns their ids.
+pub(crate) async fn request_grants(stack: &Stack, campaign: &str, users: usize) -> Result<Vec<String>> {
+    let client = stack.campaign_client();
+    let requests = (0..users).map(|user| {
+        let (client, request) = (client.clone(), GrantRequest::new(format!("user-{user}"), campaign));
+        async move { client.request(&request).await?.request_id() }
+    });
+    try_join_all(requests).await
+}
+
+/// Waits until all the grants are final; returns them.
+pub(crate) async fn await_final(stack: &Stack, request_ids: &[String]) -> Result<Vec<Grant>> {
+    try_join_all(request_ids.iter().map(|request_id| stack.final_grant(request_id, SOON))).await
+}
+
+/// Every grant is completed, nothing was paid twice, and the supply on chain is what the ledger says.
+pub(crate) async fn assert_paid_exactly_once(stack: &Stack, request_ids: &[String]) -> Result<()> {
+    let grants = await_final(stack, request_ids).await?;
+    for grant in &grants {
+        assert!(grant.is_completed(), "{grant:?}");
+    }
+    assert_supply(stack, grants.iter().map(|grant| grant.token_amount).sum()).await
+}
+
+/// So many whole tokens exist, and no id was paid twice.
+pub(crate) async fn assert_supply(stack: &Stack, whole_tokens: u64) -> Result<()> {
+    assert_eq!(stack.chain.total_supply().await?, base_units(whole_tokens));
+    assert_eq!(stack.chain.ids_paid_twice().await?, 0);
+    Ok(())
+}
+
+/// Waits until a number in the blockchain service's `/stats` satisfies the condition.
+pub(crate) async fn until_stat(stack: &Stack, pointer: &str, holds: impl Fn(u64) -> bool) -> Result<()> {
+    until(SOON, &format!("{pointer} in /stats"), async || {
+        let stats = stack.blockchain_client().stats().await.ok();
+        stats.and_then(|stats| stats.pointer(pointer)?.as_u64()).is_some_and(&holds)
+    })
+    .await
+}

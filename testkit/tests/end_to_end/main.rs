@@ -1,0 +1,11 @@
+//! Both services, the real emulator, a real chain and both databases: what a studio, a player and an operator see.
+//!
+//! Every test here runs on SQLite and on PostgreSQL, each with a stack of its own.
+
+mod configuration;
+mod crashes;
+mod harness;
+mod messages;
+mod outages;
+mod requests;
+mod telemetry;

@@ -1,0 +1,134 @@
+//! What the services depend on goes away, refuses, and comes back.
+
+use std::time::Duration;
+
+use alloy::sol_types::SolCall;
+use anyhow::Result;
+use blockchain::contract::{GrantDistributor, GrantToken};
+use serde_json::json;
+use testkit::stack::Builder;
+use testkit::{Stack, anvil, until, until_some};
+
+use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, on_both_databases, request_grants, until_stat};
+
+on_both_databases! {
+    grants_survive_an_emulator_that_restarts_empty,
+    services_that_start_before_the_emulator_wait_for_it,
+    a_blockchain_service_that_starts_before_the_chain_waits_for_it,
+    grants_wait_while_the_chain_is_away,
+    grants_wait_while_the_distributor_is_paused,
+    grants_wait_while_the_token_is_paused,
+}
+
+/// Calls a contract as its admin and waits until the call is mined.
+pub(crate) async fn as_admin<C: SolCall>(stack: &Stack, call: &C) -> Result<()> {
+    call_contract(stack, stack.chain.contracts().distributor, call).await
+}
+
+async fn call_contract<C: SolCall>(stack: &Stack, to: alloy::primitives::Address, call: &C) -> Result<()> {
+    let data = alloy::primitives::Bytes::from(call.abi_encode());
+    let transaction = json!([{ "from": anvil::ADMIN.address, "to": to, "data": data, "gas": "0x30000" }]);
+    let hash = stack.chain.rpc("eth_sendTransaction", transaction).await?;
+    let receipt = until_some(SOON, "a receipt", async || {
+        let receipt = stack.chain.rpc("eth_getTransactionReceipt", json!([hash])).await.ok()?;
+        receipt.is_object().then_some(receipt)
+    })
+    .await?;
+    anyhow::ensure!(receipt["status"] == "0x1", "the admin's call reverted");
+    Ok(())
+}
+
+async fn until_unhealthy(stack: &Stack, dependency: &str, reason: &str) -> Result<()> {
+    until(SOON, &format!("{dependency} to be down: {reason}"), async || {
+        let Ok(health) = stack.blockchain_client().health().await else { return false };
+        let said = health.body["dependencies"][dependency]["reason"].as_str().unwrap_or_default().to_owned();
+        health.status == 503 && said.contains(reason)
+    })
+    .await
+}
+
+async fn grants_survive_an_emulator_that_restarts_empty(builder: Builder) -> Result<()> {
+    let stack = builder
+        .own_emulator()
+        .campaign_env("REPUBLISH_AFTER_SECONDS", "2")
+        .blockchain_env("BATCH_MAX_GRANTS", "20")
+        .start()
+        .await?;
+    let ids = request_grants(&stack, "summer", 200).await?;
+    stack.emulator().restart().await?;
+    until_stat(&stack, "/minted/grants", |grants| grants >= 1).await?;
+    stack.emulator().restart().await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.campaign.ready(SOON).await?;
+    stack.blockchain.ready(SOON).await?;
+    stack.stop().await
+}
+
+async fn services_that_start_before_the_emulator_wait_for_it(builder: Builder) -> Result<()> {
+    let stack = builder.own_emulator().without_services().start().await?;
+    stack.emulator().stop().await?;
+    stack.campaign.spawn()?;
+    stack.blockchain.spawn()?;
+    stack.campaign.unready(SOON).await?;
+    stack.blockchain.unready(SOON).await?;
+    // Requests are accepted all the same: they wait in the outbox.
+    until(SOON, "the campaign service", async || stack.campaign.answers("/livez").await).await?;
+    let ids =
+        until_some(SOON, "requests to be accepted", async || request_grants(&stack, "summer", 5).await.ok()).await?;
+    stack.emulator().launch().await?;
+    stack.campaign.ready(SOON).await?;
+    stack.blockchain.ready(SOON).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+async fn a_blockchain_service_that_starts_before_the_chain_waits_for_it(builder: Builder) -> Result<()> {
+    let stack = builder.without_services().start().await?;
+    stack.anvil.pause();
+    stack.campaign.start().await?;
+    stack.blockchain.spawn()?;
+    until_unhealthy(&stack, "chain", "does not answer").await?;
+    let ids = request_grants(&stack, "summer", 5).await?;
+    stack.anvil.resume();
+    stack.blockchain.ready(SOON).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+async fn grants_wait_while_the_chain_is_away(builder: Builder) -> Result<()> {
+    let stack = builder.start().await?;
+    stack.anvil.pause();
+    let ids = request_grants(&stack, "summer", 5).await?;
+    until_unhealthy(&stack, "chain", "does not answer").await?;
+    stack.anvil.resume();
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.blockchain.ready(SOON).await?;
+    stack.stop().await
+}
+
+async fn grants_wait_while_the_distributor_is_paused(builder: Builder) -> Result<()> {
+    let stack = builder.start().await?;
+    as_admin(&stack, &GrantDistributor::pauseCall {}).await?;
+    let ids = request_grants(&stack, "summer", 5).await?;
+    until_unhealthy(&stack, "submitting", "the distributor is paused").await?;
+    assert_supply(&stack, 0).await?;
+    as_admin(&stack, &GrantDistributor::unpauseCall {}).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+/// A paused token refuses each grant; none of them may end as failed for that.
+async fn grants_wait_while_the_token_is_paused(builder: Builder) -> Result<()> {
+    let stack = builder.block_time(Duration::from_millis(200)).blockchain_env("POSTPONE_SECONDS", "1").start().await?;
+    let token = stack.chain.contracts().token;
+    call_contract(&stack, token, &GrantToken::pauseCall {}).await?;
+    let ids = request_grants(&stack, "summer", 5).await?;
+    until(SOON, "grants to be postponed", async || {
+        stack.blockchain.logged().is_ok_and(|log| log.contains("the token is paused"))
+    })
+    .await?;
+    assert_supply(&stack, 0).await?;
+    call_contract(&stack, token, &GrantToken::unpauseCall {}).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
