@@ -95,7 +95,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));
     lifecycle.work(
-        Keeper { bus: bus.clone(), created: Arc::clone(&created) },
+        Keeper::new(bus.clone(), Arc::clone(&created)),
         Schedule::polled("pubsub", Duration::from_secs(3), needs.pubsub),
     );
     lifecycle.work(

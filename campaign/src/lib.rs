@@ -63,7 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     lifecycle.spawn("http", http::serve(listener, routes, lifecycle.shutdown()));
 
     lifecycle.work(
-        Keeper { bus: bus.clone(), created: Arc::clone(&created) },
+        Keeper::new(bus.clone(), Arc::clone(&created)),
         Schedule::polled("pubsub", Duration::from_secs(3), pubsub),
     );
     lifecycle.work(

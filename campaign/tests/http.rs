@@ -55,7 +55,7 @@ struct Answer {
 impl Service {
     async fn start(place: Place) -> Self {
         let (store, clock) = (place.open().await, Clock::manual(from_micros(1_700_000_000_000_000)));
-        let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_secs(60));
+        let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
         tokio::spawn(writer.run());
         Self { routes: routes(store.clone(), acceptor), store, clock, _place: place }
     }
@@ -449,7 +449,7 @@ async fn concurrent_repeats_get_one_grant(place: Place) {
 async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
     let place = Place::sqlite();
     let (store, clock) = (place.open().await, Clock::system());
-    let (acceptor, writer) = acceptor::new(store.clone(), clock, Arc::default(), Duration::from_secs(60));
+    let (acceptor, writer) = acceptor::new(store.clone(), clock, Arc::default(), Duration::from_mins(1));
     let routes = routes(store.clone(), acceptor.clone());
     // Nobody takes requests from the queue yet; whoever has queued one and hung up does not take it out again.
     let refused = loop {
@@ -499,9 +499,9 @@ async fn other_paths_and_methods_are_problems_too() {
 
 #[tokio::test]
 async fn questions_with_bad_parameters_are_refused() {
-    let service = Service::start(Place::sqlite()).await;
     const LIMIT: &str = "must be a number from 1 to 500";
     const CURSOR: &str = "must be the next_cursor of an earlier answer";
+    let service = Service::start(Place::sqlite()).await;
     let long = "x".repeat(129);
     for (query, field, rule) in [
         ("", "user_id", "is missing"),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
-use sqlx::{Any, AnyPool, Executor, Row, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor, Row, Transaction};
 
 /// Why the database did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,11 @@ impl Error {
         };
         match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
-            // PostgreSQL: cannot_connect_now, while it starts or stops; too_many_connections.
-            sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300")),
+            // PostgreSQL: admin_shutdown, crash_shutdown, and cannot_connect_now, while it stops or starts;
+            // too_many_connections.
+            sqlx::Error::Database(error) => {
+                matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P03" | "53300"))
+            }
             _ => false,
         }
     }
@@ -138,16 +141,16 @@ impl Database {
                 .max_lifetime(None)
                 .after_connect(|connection, _| {
                     Box::pin(async move {
-                        connection
-                            .execute(
-                                "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
-                                 pragma foreign_keys = on;",
-                            )
-                            .await?;
+                        connection.execute(SQLITE_PRAGMAS).await?;
                         Ok(())
                     })
                 })
         };
+        // A pool tries again whatever fails here, and in the end says no more than that it took too long: the first
+        // connection is made by hand and says why.
+        let mut first = AnyConnection::connect_with(&options).await?;
+        first.execute(SQLITE_PRAGMAS).await?;
+        first.close().await?;
         let write = pool(1).connect_with(options.clone()).await?;
         let read = pool(4).connect_with(options).await?;
         Ok(Self { read, write, dialect: Dialect::Sqlite })
@@ -200,6 +203,9 @@ impl Database {
 }
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const SQLITE_PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
+                              pragma foreign_keys = on;";
 
 /// Rows as the one parameter of `json_each($1)`. A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: texts of
 /// other programs, such as the reason of a revert, may hold one.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::RetryPolicyExt;
 use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
-use google_cloud_pubsub::model::{self, DeadLetterPolicy, ExpirationPolicy, RetryPolicy};
+use google_cloud_pubsub::model::{self, DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
@@ -142,6 +143,7 @@ fn has_code(error: &google_cloud_pubsub::Error, code: Code) -> bool {
 #[derive(Clone)]
 pub struct PubSub {
     project: Arc<str>,
+    emulated: bool,
     topics: TopicAdmin,
     subscriptions: SubscriptionAdmin,
     publisher: BasePublisher,
@@ -186,6 +188,7 @@ impl PubSub {
             client!(BasePublisher::builder().with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT)));
         let bus = Self {
             project: project.into(),
+            emulated: emulator.is_some(),
             topics: client!(TopicAdmin::builder()),
             subscriptions: client!(SubscriptionAdmin::builder()),
             subscriber: client!(Subscriber::builder()),
@@ -322,6 +325,24 @@ impl PubSub {
         Ok(true)
     }
 
+    /// Ends every stream of the emulator's subscriptions, our own included, which open again at once.
+    ///
+    /// The emulator goes on handing messages to the streams of a client that was killed, for as long as it runs, and so
+    /// delays them by a lease each time; Pub/Sub itself notices. A subscription that pushes ends its streams, so for
+    /// the two rounds that the emulator takes to notice (50 ms each), to nowhere, they push.
+    async fn end_streams_of_the_dead(&self) -> Result<(), Error> {
+        let nowhere = PushConfig::new().set_push_endpoint("http://localhost:9/");
+        for config in [nowhere, PushConfig::new()] {
+            for topic in Topic::ALL {
+                let modify = self.subscriptions.modify_push_config();
+                let modify = modify.set_subscription(self.subscription(topic.name())).set_push_config(config.clone());
+                in_time(modify.send()).await?;
+            }
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+        Ok(())
+    }
+
     async fn ensure_topic(&self, name: &str) -> Result<(), Error> {
         created(in_time(self.topics.create_topic().set_name(self.topic(name)).send()).await)
     }
@@ -407,10 +428,17 @@ impl Delivery {
 /// Keeps topics and subscriptions in existence, and reports on the broker's health.
 #[derive(Debug)]
 pub struct Keeper {
-    /// The broker.
-    pub bus: PubSub,
-    /// Notified each time a subscription was created, so that receivers try again at once.
-    pub created: Arc<Notify>,
+    bus: PubSub,
+    created: Arc<Notify>,
+    started: AtomicBool,
+}
+
+impl Keeper {
+    /// A keeper that notifies `created` each time it has made the subscriptions, so that receivers try again at once.
+    #[must_use]
+    pub fn new(bus: PubSub, created: Arc<Notify>) -> Self {
+        Self { bus, created, started: AtomicBool::new(false) }
+    }
 }
 
 impl Worker for Keeper {
@@ -420,8 +448,13 @@ impl Worker for Keeper {
         if !self.bus.is_in_place().await? {
             self.bus.ensure().await?;
             tracing::info!(project = &*self.bus.project, "topics and subscriptions created");
-            self.created.notify_waiters();
+        } else if self.started.load(Ordering::Relaxed) {
+            return Ok(Progress::Idle);
+        } else if self.bus.emulated {
+            self.bus.end_streams_of_the_dead().await?;
         }
+        self.started.store(true, Ordering::Relaxed);
+        self.created.notify_waiters();
         Ok(Progress::Idle)
     }
 }

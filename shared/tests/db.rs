@@ -1,0 +1,217 @@
+//! The database layer on both databases: rows travel as one JSON parameter, and errors are what we take them for.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use serde::Serialize;
+use shared::db::{self, Database, Dialect, Error};
+use sqlx::Row as _;
+use sqlx::migrate::Migrator;
+use support::{Place, change, on_both_databases};
+
+on_both_databases! {
+    rows_go_in_and_come_out_as_they_were,
+    rows_that_break_a_constraint_are_data_errors,
+    a_transaction_without_a_commit_leaves_nothing,
+    a_stored_value_that_breaks_its_type_is_named,
+    a_closed_database_is_neither_data_nor_away,
+    a_database_that_is_newer_than_the_program_is_refused,
+    opening_again_keeps_what_is_there,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Line {
+    id: i64,
+    text: Option<String>,
+    number: Option<i64>,
+}
+
+const TABLE: &str = "create table line (
+    id bigint constraint line_pkey primary key,
+    text text,
+    number bigint constraint line_number_positive check (number > 0)
+)";
+
+async fn insert(database: &Database, lines: &[Line]) -> db::Result<()> {
+    let mut tx = database.begin().await?;
+    sqlx::query(
+        "insert into line (id, text, number)
+         select cast(value->>'id' as bigint), value->>'text', cast(value->>'number' as bigint) from json_each($1)",
+    )
+    .bind(db::rows(lines))
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn lines(database: &Database) -> Vec<Line> {
+    let rows = sqlx::query("select id, text, number from line order by id").fetch_all(database.reader()).await.unwrap();
+    rows.iter().map(|row| Line { id: row.get("id"), text: row.get("text"), number: row.get("number") }).collect()
+}
+
+async fn with_table(place: &Place) -> Database {
+    let database = place.open().await;
+    change(&database, TABLE).await;
+    database
+}
+
+fn line(id: i64, text: &str) -> Line {
+    Line { id, text: Some(text.to_owned()), number: Some(id) }
+}
+
+async fn rows_go_in_and_come_out_as_they_were(place: Place) {
+    let database = with_table(&place).await;
+    insert(&database, &[]).await.unwrap();
+    let mut all = vec![
+        line(1, ""),
+        line(2, "it's \"quoted\" \\ {\"json\": [1]} \\u0000"),
+        line(3, "line\r\nline\ttab\u{1}\u{7f}"),
+        line(4, "ünï プレイヤー 🎮 \u{202e}\u{ffff}"),
+        line(i64::MAX, "1e3"),
+        Line { id: 6, text: None, number: None },
+    ];
+    insert(&database, &all).await.unwrap();
+    all.sort_by_key(|line| line.id);
+    assert_eq!(lines(&database).await, all);
+
+    insert(&database, &[line(7, "a\0b")]).await.unwrap();
+    assert_eq!(lines(&database).await[5].text.as_deref(), Some("a\u{fffd}b"), "PostgreSQL cannot store a NUL");
+
+    // As a list of keys, and many rows at once.
+    let many: Vec<_> = (100..5100).map(|id| line(id, "x")).collect();
+    insert(&database, &many).await.unwrap();
+    let found: i64 = sqlx::query_scalar(
+        "select count(*) from line where id in (select cast(value->>'id' as bigint) from json_each($1))",
+    )
+    .bind(db::rows(&many[..700]))
+    .fetch_one(database.reader())
+    .await
+    .unwrap();
+    assert_eq!(found, 700);
+}
+
+async fn rows_that_break_a_constraint_are_data_errors(place: Place) {
+    let database = with_table(&place).await;
+    insert(&database, &[line(1, "one")]).await.unwrap();
+    let negative = Line { number: Some(-1), ..line(3, "three") };
+    for refused in [line(1, "again"), negative] {
+        let error = insert(&database, &[line(2, "two"), refused]).await.unwrap_err();
+        assert!(error.is_data() && !error.is_unreachable(), "{error:?}");
+    }
+    assert_eq!(lines(&database).await, [line(1, "one")], "the other rows of the transaction are gone with it");
+    let unknown = sqlx::query("select 1 from no_such_table").execute(database.reader()).await.unwrap_err();
+    assert!(!Error::from(unknown).is_data(), "an error of the program, not of the rows");
+}
+
+async fn a_transaction_without_a_commit_leaves_nothing(place: Place) {
+    let database = with_table(&place).await;
+    let mut tx = database.begin().await.unwrap();
+    sqlx::query("insert into line (id) values (1)").execute(&mut *tx).await.unwrap();
+    drop(tx);
+    insert(&database, &[line(2, "two")]).await.unwrap();
+    assert_eq!(lines(&database).await, [line(2, "two")]);
+}
+
+async fn a_stored_value_that_breaks_its_type_is_named(place: Place) {
+    let database = with_table(&place).await;
+    change(&database, "insert into line (id, text) values (-5, 'no address')").await;
+    let row = sqlx::query("select id, text from line").fetch_one(database.reader()).await.unwrap();
+    let corrupt = db::parse::<shared::id::WalletAddress>(&row, "text").unwrap_err();
+    assert!(matches!(corrupt, Error::Corrupt { column: "text", .. }), "{corrupt:?}");
+    let corrupt = db::unsigned(&row, "id").unwrap_err();
+    assert!(matches!(corrupt, Error::Corrupt { column: "id", .. }), "{corrupt:?}");
+    assert!(!corrupt.is_data() && !corrupt.is_unreachable());
+}
+
+async fn a_closed_database_is_neither_data_nor_away(place: Place) {
+    let database = place.open().await;
+    database.close().await;
+    let error = database.begin().await.unwrap_err();
+    assert!(!error.is_data() && !error.is_unreachable(), "{error:?}");
+}
+
+async fn a_database_that_is_newer_than_the_program_is_refused(place: Place) {
+    place.open().await.close().await;
+    let error = place.open_with(&Migrator::DEFAULT).await.unwrap_err();
+    assert!(matches!(error, Error::Migrate(_)) && !error.is_unreachable(), "{error:?}");
+}
+
+async fn opening_again_keeps_what_is_there(place: Place) {
+    let database = with_table(&place).await;
+    insert(&database, &[line(1, "one")]).await.unwrap();
+    let (second, dialect) = (place.open().await, database.dialect());
+    database.close().await;
+    assert_eq!((lines(&second).await, second.dialect()), (vec![line(1, "one")], dialect));
+}
+
+async fn open(url: &str) -> Error {
+    Database::open(&SecretString::from(url.to_owned()), &Migrator::DEFAULT).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_on_an_empty_database_all_open_it() {
+    let place = Place::postgres().await;
+    let opened = tokio::join!(place.open(), place.open(), place.open(), place.open());
+    assert_eq!(opened.3.dialect(), Dialect::Postgres);
+}
+
+#[tokio::test]
+async fn a_url_of_no_kind_that_we_know_is_refused() {
+    for url in ["", "alice.db", "mysql://localhost/db", "/tmp/alice.db", "http://localhost"] {
+        assert!(matches!(open(url).await, Error::UnknownScheme), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_path_that_cannot_be_used_fails_at_once_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    std::fs::write(folder.path().join("text"), "no database, but a text that is longer than a page header ".repeat(20))
+        .unwrap();
+
+    let error = open(&format!("sqlite://{path}/text/below/a.db")).await;
+    assert!(matches!(&error, Error::Folder { folder, .. } if folder.ends_with("text/below")), "{error:?}");
+    for url in [format!("sqlite://{path}"), format!("sqlite://{path}/text")] {
+        let error = open(&url).await;
+        assert!(!error.is_unreachable() && !error.is_data(), "{url}: {error:?}");
+        let words = error.to_string();
+        assert!(words.contains("unable to open") || words.contains("not a database"), "{url}: {words}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_listens_at_is_away() {
+    let port = testkit::ports::free().unwrap();
+    let start = Instant::now();
+    let error = open(&format!("postgres://postgres@127.0.0.1:{port}/nothing")).await;
+    assert!(error.is_unreachable() && !error.is_data(), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "after {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_a_mistake_and_not_away() {
+    let url = testkit::Postgres::shared().await.unwrap().create_database("shared").await.unwrap();
+    let error = open(&format!("{url}_not")).await;
+    assert!(!error.is_unreachable() && !error.is_data(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_the_connection_is_away() {
+    let place = Place::postgres().await;
+    let database = place.open().await;
+    let mut tx = database.begin().await.unwrap();
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
+    // What every connection is told when the server is stopped.
+    let ended: bool =
+        sqlx::query_scalar("select pg_terminate_backend($1)").bind(pid).fetch_one(database.reader()).await.unwrap();
+    assert!(ended);
+    let error = Error::from(sqlx::query("select 1").execute(&mut *tx).await.unwrap_err());
+    assert!(error.is_unreachable(), "{error:?}");
+    drop(tx);
+    database.begin().await.unwrap();
+}

@@ -1,0 +1,567 @@
+//! Pub/Sub on the real emulator: what we create, publish, receive, set aside and acknowledge, and what happens when the
+//! broker or the database is away.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::Rng as _;
+use serde_json::{Value, json};
+use shared::clock::{Clock, from_micros};
+use shared::db::{self, Database};
+use shared::event::{GrantRequested, RequestEvent, TokenType};
+use shared::health::Health;
+use shared::inbox::{Consumer, Inbox, Received};
+use shared::outbox::{self, Pending, Relay};
+use shared::pubsub::{Delivery, Keeper, Message, PubSub, Receiver, Topic};
+use shared::telemetry::TraceParent;
+use shared::worker::{self, Progress, Schedule, Worker as _};
+use support::{Place, change, on_both_databases};
+use testkit::{Emulator, Pubsub, RunDir, ports, until, until_some};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SOON: Duration = Duration::from_mins(1);
+const REQUESTS: &str = "token-grant-requests";
+const REQUESTS_SUB: &str = "token-grant-requests-sub";
+const DEAD_LETTER_SUB: &str = "token-grant-requests-dead-letter-sub";
+
+on_both_databases! {
+    the_relay_publishes_what_is_committed_and_removes_it,
+    the_relay_creates_topics_that_are_missing,
+    the_relay_takes_no_more_than_a_batch_a_step,
+    the_relay_keeps_everything_while_the_broker_is_away,
+}
+
+/// A project of the shared emulator that no other test knows.
+struct Project {
+    bus: PubSub,
+    /// The same through testkit, which shares no code with us.
+    witness: Pubsub,
+}
+
+impl Project {
+    async fn new() -> Self {
+        let emulator = Emulator::shared().await.unwrap();
+        let name = format!("project-{:016x}", rand::rng().random::<u64>());
+        Self { bus: PubSub::connect(&name, Some(emulator.host())).await.unwrap(), witness: emulator.project(&name) }
+    }
+
+    /// With our topics in place. Whatever is given back to the subscription is delivered again at once, so that it is
+    /// seen when a message was not acknowledged.
+    async fn eager() -> Self {
+        let project = Self::new().await;
+        project.witness.create_topic(REQUESTS).await.unwrap();
+        project.witness.create_subscription(REQUESTS, REQUESTS_SUB).await.unwrap();
+        project.bus.ensure().await.unwrap();
+        project
+    }
+}
+
+fn event(request_id: &str) -> RequestEvent {
+    RequestEvent::Requested(GrantRequested {
+        user_id: "alice ü".parse().unwrap(),
+        campaign_id: "summer".parse().unwrap(),
+        token_amount: 100.try_into().unwrap(),
+        token_type: TokenType::Erc20,
+        request_id: request_id.parse().unwrap(),
+        timestamp: from_micros(1_700_000_000_000_000),
+        retry_count: 0,
+        wallet_address: None,
+        issuer: None,
+        grant_index: None,
+    })
+}
+
+fn message(request_id: &str) -> Message {
+    let event = event(request_id);
+    Message { data: serde_json::to_vec(&event).unwrap().into(), attributes: event.attributes(None) }
+}
+
+async fn publish(bus: &PubSub, request_ids: &[&str]) {
+    let messages = request_ids.iter().map(|request_id| message(request_id)).collect();
+    for outcome in bus.publish(Topic::Requests, messages).await {
+        outcome.unwrap();
+    }
+}
+
+/// The request ids that the subscription still has beside a last message: what was not acknowledged.
+async fn left_over(bus: &PubSub, witness: &Pubsub) -> Vec<String> {
+    publish(bus, &["the-last"]).await;
+    let mut left = Vec::new();
+    loop {
+        let message = pull_one(witness, REQUESTS_SUB).await;
+        witness.acknowledge(REQUESTS_SUB, std::slice::from_ref(&message)).await.unwrap();
+        match &*message.attributes["request_id"] {
+            "the-last" => break,
+            other => left.push(other.to_owned()),
+        }
+    }
+    let behind_it = witness.pull(REQUESTS_SUB, 100).await.unwrap();
+    left.extend(behind_it.into_iter().map(|message| message.attributes["request_id"].clone()));
+    left
+}
+
+async fn pull_one(witness: &Pubsub, subscription: &str) -> testkit::pubsub::Message {
+    until_some(SOON, "a message", || async { witness.pull(subscription, 1).await.unwrap().into_iter().next() })
+        .await
+        .unwrap()
+}
+
+/// Writes down each request id and how often it came, in a real database that refuses ids beginning with `refused`.
+#[derive(Clone)]
+struct Ledger {
+    database: Database,
+    /// How many more times the database is away.
+    away: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+    traces: Arc<std::sync::Mutex<Vec<Option<TraceParent>>>>,
+    _place: Arc<Place>,
+}
+
+impl Ledger {
+    async fn open() -> Self {
+        let place = Place::sqlite();
+        let database = place.open().await;
+        change(
+            &database,
+            "create table ledger (
+                 request_id text constraint ledger_pkey primary key,
+                 times integer not null,
+                 constraint ledger_refuses check (request_id not like 'refused%')
+             )",
+        )
+        .await;
+        let (away, calls, traces) = Default::default();
+        Self { database, away, calls, traces, _place: Arc::new(place) }
+    }
+
+    fn away_for(self, calls: usize) -> Self {
+        self.away.store(calls, Ordering::SeqCst);
+        self
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn times(&self) -> BTreeMap<String, i64> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("select request_id, times from ledger").fetch_all(self.database.reader()).await.unwrap();
+        rows.into_iter().collect()
+    }
+
+    async fn holds(&self, messages: usize) {
+        until(SOON, "the messages", || async { self.times().await.len() >= messages }).await.unwrap();
+    }
+}
+
+impl Consumer for Ledger {
+    type Event = RequestEvent;
+
+    async fn consume(&self, batch: &[Received<RequestEvent>]) -> db::Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |away| away.checked_sub(1)).is_ok() {
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
+        let mut tx = self.database.begin().await?;
+        for Received { event: RequestEvent::Requested(request), trace } in batch {
+            sqlx::query(
+                "insert into ledger (request_id, times) values ($1, 1)
+                 on conflict (request_id) do update set times = ledger.times + 1",
+            )
+            .bind(request.request_id.as_str())
+            .execute(&mut *tx)
+            .await?;
+            self.traces.lock().unwrap().push(*trace);
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn inbox(bus: &PubSub, consumer: &Ledger) -> Inbox<Ledger> {
+    Inbox { bus: bus.clone(), topic: Topic::Requests, streams: 2, created: Arc::default(), consumer: consumer.clone() }
+}
+
+/// An inbox that runs, and how to stop it.
+struct Running {
+    bus: PubSub,
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    fn start(inbox: Inbox<Ledger>) -> Self {
+        let (bus, shutdown) = (inbox.bus.clone(), CancellationToken::new());
+        Self { bus, task: tokio::spawn(inbox.run(shutdown.clone())), shutdown }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(SOON, self.task).await.expect("the inbox stops when it is told to").unwrap();
+        start_keeper(&self.bus).await;
+    }
+}
+
+/// What the next process does first: the emulator would go on handing messages to streams that nobody reads any more.
+async fn start_keeper(bus: &PubSub) {
+    Keeper::new(bus.clone(), Arc::default()).run_once().await.unwrap();
+}
+
+/// So many deliveries of one stream, as one batch.
+async fn deliveries(receiver: &mut Receiver, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let next = tokio::time::timeout(SOON, receiver.next()).await.expect("a message within a minute");
+        deliveries.push(next.unwrap().expect("the stream is open"));
+    }
+    deliveries
+}
+
+#[tokio::test]
+async fn everything_is_created_with_its_policies_and_creating_it_again_is_harmless() {
+    let Project { bus, witness } = Project::new().await;
+    bus.ensure().await.unwrap();
+    bus.ensure().await.unwrap();
+    let topics = [
+        "token-grant-requests",
+        "token-grant-requests-dead-letter",
+        "token-grant-results",
+        "token-grant-results-dead-letter",
+    ];
+    assert_eq!(witness.topics().await.unwrap(), topics);
+    let mut subscriptions = topics.map(|topic| format!("{topic}-sub"));
+    subscriptions.sort();
+    assert_eq!(witness.subscriptions().await.unwrap(), subscriptions);
+
+    for topic in ["token-grant-requests", "token-grant-results"] {
+        let described = witness.describe("subscriptions", &format!("{topic}-sub")).await.unwrap().unwrap();
+        let dead_letters = &described["deadLetterPolicy"];
+        assert!(described["topic"].as_str().unwrap().ends_with(&format!("/topics/{topic}")));
+        assert!(dead_letters["deadLetterTopic"].as_str().unwrap().ends_with(&format!("/topics/{topic}-dead-letter")));
+        assert_eq!(dead_letters["maxDeliveryAttempts"], 100);
+        assert_eq!(described["retryPolicy"], json!({"minimumBackoff": "1s", "maximumBackoff": "10s"}));
+        assert_eq!(described["ackDeadlineSeconds"], 30);
+        assert_never_expires(&described);
+
+        let dead = witness.describe("subscriptions", &format!("{topic}-dead-letter-sub")).await.unwrap().unwrap();
+        assert_eq!(dead["deadLetterPolicy"], Value::Null, "a dead letter has nowhere else to go");
+        assert_never_expires(&dead);
+    }
+}
+
+/// An expiration policy without a time: the default would be 31 days.
+fn assert_never_expires(subscription: &Value) {
+    assert_eq!(subscription["expirationPolicy"], json!({}), "{subscription}");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_created_beside_what_is_there() {
+    let Project { bus, witness } = Project::new().await;
+    bus.ensure().await.unwrap();
+    witness.delete("subscriptions", REQUESTS_SUB).await.unwrap();
+    witness.delete("topics", "token-grant-results-dead-letter").await.unwrap();
+    bus.ensure().await.unwrap();
+    assert_eq!((witness.topics().await.unwrap().len(), witness.subscriptions().await.unwrap().len()), (4, 4));
+}
+
+#[tokio::test]
+async fn a_message_arrives_as_it_was_published() {
+    let Project { bus, .. } = Project::eager().await;
+    publish(&bus, &["r-1"]).await;
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    let delivery = deliveries(&mut receiver, 1).await.remove(0);
+    let sent = message("r-1");
+    assert_eq!((&delivery.message.data, &delivery.message.attributes), (&sent.data, &sent.attributes));
+    delivery.ack();
+    receiver.stop().await;
+}
+
+#[tokio::test]
+async fn a_foreign_message_is_handled_and_its_trace_followed() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let Project { bus, witness } = Project::eager().await;
+    let body = json!({
+        "event_type": "token.grant.requested", "user_id": "bob", "campaign_id": "summer", "token_amount": 5,
+        "token_type": "ERC20", "request_id": "foreign", "timestamp": "2026-01-02T03:04:05Z", "retry_count": 0,
+    });
+    let body = body.to_string();
+    witness.publish(REQUESTS, body.as_bytes(), &[("googclient_traceparent", TRACE)]).await.unwrap();
+    let ledger = Ledger::open().await;
+    let running = Running::start(inbox(&bus, &ledger));
+    ledger.holds(1).await;
+    running.stop().await;
+    let traces = ledger.traces.lock().unwrap().clone();
+    assert_eq!(traces.iter().map(|trace| trace.unwrap().to_string()).collect::<Vec<_>>(), [TRACE]);
+}
+
+#[tokio::test]
+async fn a_malformed_message_is_set_aside_at_once_with_its_reason_and_attributes() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    let running = Running::start(inbox(&bus, &ledger));
+    let broken = [
+        &b"no JSON"[..],
+        b"",
+        b"{\"event_type\":\"token.grant.cancelled\"}",
+        b"\xff\xfe",
+        br#"{"event_type":"token.grant.requested","user_id":"","campaign_id":"c","token_amount":1,"token_type":"ERC20",
+            "request_id":"r","timestamp":"2026-01-02T03:04:05Z"}"#,
+    ];
+    for body in broken {
+        witness.publish(REQUESTS, body, &[("request_id", "of-the-attributes"), ("theirs", "ü")]).await.unwrap();
+    }
+    publish(&bus, &["good"]).await;
+
+    let mut set_aside = Vec::new();
+    while set_aside.len() < broken.len() {
+        let message = pull_one(&witness, DEAD_LETTER_SUB).await;
+        witness.acknowledge(DEAD_LETTER_SUB, std::slice::from_ref(&message)).await.unwrap();
+        assert!(message.attributes["dead_letter_reason"].starts_with("malformed: "), "{:?}", message.attributes);
+        assert_eq!((&*message.attributes["request_id"], &*message.attributes["theirs"]), ("of-the-attributes", "ü"));
+        set_aside.push(message.data);
+    }
+    set_aside.sort();
+    let mut expected = broken.map(<[u8]>::to_vec);
+    expected.sort();
+    assert_eq!(set_aside, expected);
+
+    ledger.holds(1).await;
+    running.stop().await;
+    assert_eq!(ledger.times().await, BTreeMap::from([("good".to_owned(), 1)]));
+    assert_eq!(left_over(&bus, &witness).await, [""; 0], "nothing goes in circles");
+}
+
+#[tokio::test]
+async fn a_message_that_the_store_refuses_is_set_aside_alone() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    publish(&bus, &["a", "refused-1", "b", "refused-2", "c"]).await;
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    let batch = deliveries(&mut receiver, 5).await;
+    inbox(&bus, &ledger).handle(batch, &CancellationToken::new()).await;
+    receiver.stop().await;
+
+    let each_once = ["a", "b", "c"].map(|id| (id.to_owned(), 1));
+    assert_eq!(ledger.times().await, BTreeMap::from(each_once));
+    let mut set_aside = Vec::new();
+    while set_aside.len() < 2 {
+        let message = pull_one(&witness, DEAD_LETTER_SUB).await;
+        witness.acknowledge(DEAD_LETTER_SUB, std::slice::from_ref(&message)).await.unwrap();
+        let reason = &message.attributes["dead_letter_reason"];
+        assert!(reason.contains("refused by the store") && reason.contains("ledger_refuses"), "{reason}");
+        assert_eq!(message.attributes["campaign_id"], "summer");
+        set_aside.push(message.attributes["request_id"].clone());
+    }
+    set_aside.sort();
+    assert_eq!(set_aside, ["refused-1", "refused-2"]);
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn nothing_is_lost_and_nothing_repeated_while_the_database_is_away_for_a_while() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await.away_for(4);
+    let ids: Vec<_> = (0..50).map(|number| format!("r-{number:02}")).collect();
+    publish(&bus, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let running = Running::start(inbox(&bus, &ledger));
+    ledger.holds(50).await;
+    running.stop().await;
+    assert!(ledger.calls() > 4, "{} calls", ledger.calls());
+    assert_eq!(ledger.times().await, ids.into_iter().map(|id| (id, 1)).collect());
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_duplicate_is_handed_on_and_acknowledged_like_any_other() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    publish(&bus, &["r-1", "r-1", "r-1"]).await;
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    let batch = deliveries(&mut receiver, 3).await;
+    inbox(&bus, &ledger).handle(batch, &CancellationToken::new()).await;
+    receiver.stop().await;
+    assert_eq!(ledger.times().await, BTreeMap::from([("r-1".to_owned(), 3)]));
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn at_shutdown_what_was_committed_is_acknowledged_and_the_rest_given_back() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    let ids: Vec<_> = (0..200).map(|number| format!("r-{number:03}")).collect();
+    publish(&bus, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let running = Running::start(inbox(&bus, &ledger));
+    ledger.holds(200).await;
+    running.stop().await;
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+    assert_eq!(ledger.times().await, ids.into_iter().map(|id| (id, 1)).collect());
+
+    // Now the database is away for good: the message is held, and given back when we stop.
+    let away = Ledger::open().await.away_for(usize::MAX);
+    publish(&bus, &["held"]).await;
+    let running = Running::start(inbox(&bus, &away));
+    until(SOON, "two tries", || async { away.calls() >= 2 }).await.unwrap();
+    running.stop().await;
+    assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "held");
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_answers_is_delivered_again() {
+    let Project { bus, witness } = Project::eager().await;
+    publish(&bus, &["r-1"]).await;
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    drop(deliveries(&mut receiver, 1).await);
+    receiver.stop().await;
+    assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "r-1");
+}
+
+#[tokio::test]
+async fn a_new_keeper_ends_the_streams_that_nobody_reads() {
+    let Project { bus, witness } = Project::eager().await;
+    let mut idle = bus.receive(Topic::Requests, 10);
+    tokio::time::timeout(Duration::from_millis(500), idle.next()).await.unwrap_err();
+    idle.stop().await;
+    start_keeper(&bus).await;
+    publish(&bus, &["r-1"]).await;
+    // Sooner than a lease ends, which such a stream would have got.
+    let message = tokio::time::timeout(Duration::from_secs(5), pull_one(&witness, REQUESTS_SUB)).await.unwrap();
+    assert_eq!(message.attributes["request_id"], "r-1");
+}
+
+#[tokio::test]
+async fn an_emulator_that_comes_back_empty_is_set_up_again_and_received_from() {
+    let folder = RunDir::temporary().unwrap();
+    let emulator = Emulator::start_own(folder.log("emulator"), ports::free().unwrap(), None).await.unwrap();
+    let (bus, witness) =
+        (PubSub::connect("forgetful", Some(emulator.host())).await.unwrap(), emulator.project("forgetful"));
+    let (created, health, shutdown) = (Arc::new(Notify::new()), Health::default(), CancellationToken::new());
+    let schedule = Schedule::polled("keeper", Duration::from_millis(200), health.dependency("pubsub"));
+    let keeper = Keeper::new(bus.clone(), Arc::clone(&created));
+    let keeping = tokio::spawn(worker::run(keeper, schedule, shutdown.clone()));
+    let ledger = Ledger::open().await;
+    let running = Running::start(Inbox { created, ..inbox(&bus, &ledger) });
+    let in_place = || async { witness.subscriptions().await.is_ok_and(|subscriptions| subscriptions.len() == 4) };
+
+    // The topics come into existence after the streams were opened.
+    until(SOON, "the subscriptions", in_place).await.unwrap();
+    publish(&bus, &["before"]).await;
+    ledger.holds(1).await;
+
+    emulator.kill9().await.unwrap();
+    until(SOON, "the outage to be noticed", || async { !health.is_ready() }).await.unwrap();
+    emulator.launch().await.unwrap();
+    until(SOON, "the subscriptions again", in_place).await.unwrap();
+    until(SOON, "the end of the outage to be noticed", || async { health.is_ready() }).await.unwrap();
+    publish(&bus, &["after"]).await;
+    ledger.holds(2).await;
+
+    running.stop().await;
+    shutdown.cancel();
+    keeping.await.unwrap();
+}
+
+/// Commits these requests to the outbox, in one transaction.
+async fn enqueue(database: &Database, request_ids: impl IntoIterator<Item = String>) {
+    let now = from_micros(1_700_000_000_000_000);
+    let messages: Vec<_> = request_ids.into_iter().map(|id| Pending::request(&event(&id), None, now)).collect();
+    let mut tx = database.begin().await.unwrap();
+    outbox::enqueue(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn waiting(database: &Database) -> i64 {
+    sqlx::query_scalar("select count(*) from outbox").fetch_one(database.reader()).await.unwrap()
+}
+
+fn relay(database: &Database, bus: &PubSub) -> Relay {
+    Relay::new(database.clone(), bus.clone(), Clock::system())
+}
+
+async fn the_relay_publishes_what_is_committed_and_removes_it(place: Place) {
+    let Project { bus, witness } = Project::eager().await;
+    let database = place.open().await;
+    let relay = relay(&database, &bus);
+    assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
+
+    // What is rolled back was never said.
+    let mut tx = database.begin().await.unwrap();
+    let unsaid = Pending::request(&event("rolled-back"), None, from_micros(0));
+    outbox::enqueue(&mut tx, &[unsaid]).await.unwrap();
+    drop(tx);
+
+    let trace = TraceParent::new();
+    let mut tx = database.begin().await.unwrap();
+    outbox::enqueue(&mut tx, &[Pending::request(&event("said"), Some(trace), from_micros(0))]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
+
+    let message = pull_one(&witness, REQUESTS_SUB).await;
+    assert_eq!(serde_json::from_slice::<RequestEvent>(&message.data).unwrap(), event("said"));
+    assert_eq!(message.attributes, event("said").attributes(Some(trace)));
+    witness.acknowledge(REQUESTS_SUB, &[message]).await.unwrap();
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+async fn the_relay_creates_topics_that_are_missing(place: Place) {
+    let Project { bus, witness } = Project::new().await;
+    let database = place.open().await;
+    enqueue(&database, ["r-1".to_owned()]).await;
+    let relay = relay(&database, &bus);
+    let error = relay.run_once().await.unwrap_err();
+    assert!(
+        matches!(&error, outbox::Error::Publish { failed: 1, total: 1, source } if source.is_not_found()),
+        "{error}"
+    );
+    assert_eq!(waiting(&database).await, 1);
+
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "r-1");
+}
+
+async fn the_relay_takes_no_more_than_a_batch_a_step(place: Place) {
+    let Project { bus, .. } = Project::eager().await;
+    let database = place.open().await;
+    enqueue(&database, (0..1500).map(|number| format!("r-{number}"))).await;
+    let relay = relay(&database, &bus);
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 500));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+}
+
+async fn the_relay_keeps_everything_while_the_broker_is_away(place: Place) {
+    let folder = RunDir::temporary().unwrap();
+    let emulator = Emulator::start_own(folder.log("emulator"), ports::free().unwrap(), None).await.unwrap();
+    let (bus, witness) = (PubSub::connect("away", Some(emulator.host())).await.unwrap(), emulator.project("away"));
+    bus.ensure().await.unwrap();
+    let database = place.open().await;
+    let relay = relay(&database, &bus);
+    emulator.kill9().await.unwrap();
+    enqueue(&database, ["r-1", "r-2", "r-3"].map(str::to_owned)).await;
+    let error = relay.run_once().await.unwrap_err();
+    assert!(matches!(error, outbox::Error::Publish { failed: 3, total: 3, .. }), "{error}");
+    assert_eq!(waiting(&database).await, 3);
+
+    emulator.launch().await.unwrap();
+    until(SOON, "everything to be published", || async {
+        relay.run_once().await.is_ok_and(|progress| progress == Progress::Idle)
+    })
+    .await
+    .unwrap();
+    assert_eq!(waiting(&database).await, 0);
+    let mut arrived = Vec::new();
+    while arrived.len() < 3 {
+        let message = pull_one(&witness, REQUESTS_SUB).await;
+        witness.acknowledge(REQUESTS_SUB, std::slice::from_ref(&message)).await.unwrap();
+        arrived.push(message.attributes["request_id"].clone());
+    }
+    arrived.sort();
+    assert_eq!(arrived, ["r-1", "r-2", "r-3"]);
+}
