@@ -63,7 +63,7 @@ pub struct Config {
     #[arg(long, env = "CHAIN_ID")]
     pub chain_id: Option<String>,
 
-    /// Private key that signs transactions, 0x and 64 hexadecimal digits. Its account holds SUBMITTER_ROLE at the
+    /// Private key that signs transactions, 0x and 64 hexadecimal digits. Its account holds `SUBMITTER_ROLE` at the
     /// distributor and pays the gas, and nobody else may send transactions from it.
     #[arg(long, env = "SIGNER_KEY", hide_env_values = true)]
     pub signer_key: Option<SecretString>,

@@ -124,7 +124,7 @@ impl Confirmer {
         let raw = self.store.raw(attempt.hash).await?;
         match self.chain.send(&raw).await {
             Ok(()) => {
-                tracing::info!(transaction_hash = %attempt.hash, nonce = transaction.nonce, "transaction sent again")
+                tracing::info!(transaction_hash = %attempt.hash, nonce = transaction.nonce, "transaction sent again");
             }
             Err(error) if error.is_unreachable() => return Err(error.into()),
             // "already known" and "nonce too low" are the usual answers, and mean that it is on its way or mined.

@@ -34,7 +34,7 @@ pub struct Deploy {
     #[arg(long, env = "ADMIN_ADDRESS")]
     pub admin: Address,
 
-    /// Account of the blockchain service's SIGNER_KEY.
+    /// Account of the blockchain service's `SIGNER_KEY`.
     #[arg(long, env = "SUBMITTER_ADDRESS")]
     pub submitter: Address,
 

@@ -18,12 +18,11 @@ impl GrantId {
     /// `keccak256(request_id)` with its top bit set, which no dense id has.
     #[must_use]
     pub fn of(request: &GrantRequested) -> Self {
-        match (request.issuer, request.grant_index) {
-            (Some(issuer), Some(index)) => Self(U256::from(issuer.number()) << 64 | U256::from(index)),
-            _ => {
-                let hash = U256::from_be_bytes(keccak256(request.request_id.as_str()).0);
-                Self(hash | U256::ONE << 255)
-            }
+        if let (Some(issuer), Some(index)) = (request.issuer, request.grant_index) {
+            Self(U256::from(issuer.number()) << 64 | U256::from(index))
+        } else {
+            let hash = U256::from_be_bytes(keccak256(request.request_id.as_str()).0);
+            Self(hash | U256::ONE << 255)
         }
     }
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use shared::clock::Clock;
 use shared::health::{Dependency, Health};
+use shared::http::Routes;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
@@ -73,9 +74,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let needs = Needs::new(&health);
 
     let listener = http::listen(config.listen_address).await?;
-    let routes = http::with_common_routes(api::starting_routes(health.clone()), health.clone(), metrics.clone());
-    let (listener, found) = http::serve_while(listener, routes, find(&config, settings, &needs)).await?;
-    let Found { store, bus, chain, deployment, lane } = found?;
+    let starting = api::starting_routes(health.clone());
+    let routes = Routes::new(http::with_common_routes(starting, health.clone(), metrics.clone()));
+    lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
+    let Found { store, bus, chain, deployment, lane } = find(&config, settings, &needs).await?;
 
     let observations = Arc::new(Observations::default());
     let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
@@ -90,8 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         lane,
         deployment,
     };
-    let routes = http::with_common_routes(api::routes(health.clone(), stats), health, metrics);
-    lifecycle.spawn("http", http::serve(listener, routes, lifecycle.shutdown()));
+    routes.replace(http::with_common_routes(api::routes(health.clone(), stats), health, metrics));
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));
     lifecycle.work(

@@ -68,7 +68,8 @@ impl Observations {
         metrics::counter!("gas_used_total").increment(receipt.gas_used);
         let mut recent = self.recent();
         for (payment, verdict) in &settlement.verdicts {
-            let (request_id, trace_id) = (&payment.request_id, payment.trace.map(|trace| trace.trace_id()));
+            let (request_id, trace_id) =
+                (&payment.request_id, payment.trace.map(shared::telemetry::TraceParent::trace_id));
             match verdict {
                 Verdict::Ended(Ending::Completed(paid)) => {
                     metrics::counter!("grants_total", "state" => "completed").increment(1);
@@ -125,6 +126,6 @@ mod tests {
         let spread = Spread::of(&values);
         assert_eq!((spread.count, spread.p50, spread.p90, spread.p99, spread.max), (100, 50.0, 90.0, 99.0, 100.0));
         assert_eq!(Spread::of(&VecDeque::new()), Spread::default());
-        assert_eq!(Spread::of(&VecDeque::from([3.0])).p99, 3.0);
+        assert!((Spread::of(&VecDeque::from([3.0])).p99 - 3.0).abs() < f64::EPSILON);
     }
 }

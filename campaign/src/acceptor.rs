@@ -80,7 +80,7 @@ impl Writer {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.queue.recv_many(&mut batch, BATCH).await > 0 {
-            self.commit(batch.drain(..).collect()).await;
+            self.commit(std::mem::take(&mut batch)).await;
         }
     }
 
@@ -116,7 +116,7 @@ fn observe(decision: &Decision) {
                 user_id = %grant.request.user_id,
                 campaign_id = %grant.request.campaign_id,
                 token_amount = grant.request.token_amount.whole_tokens(),
-                trace_id = grant.trace.map(|trace| trace.trace_id()),
+                trace_id = grant.trace.map(shared::telemetry::TraceParent::trace_id),
                 "grant accepted"
             );
             "accepted"

@@ -22,6 +22,7 @@ use republisher::Republisher;
 use results::Results;
 use shared::clock::Clock;
 use shared::health::Health;
+use shared::http::Routes;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
@@ -47,10 +48,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         .await
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
-    let starting = http::with_common_routes(Router::new(), health.clone(), metrics.clone());
-    let open = until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await);
-    let (listener, store) = http::serve_while(listener, starting, open).await?;
-    let store = store.context("cannot open the database of DATABASE_URL")?;
+    let routes = Routes::new(http::with_common_routes(Router::new(), health.clone(), metrics.clone()));
+    lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
+    let store = until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await)
+        .await
+        .context("cannot open the database of DATABASE_URL")?;
 
     let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let (acceptor, writer) =
@@ -59,8 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         writer.run().await;
         Ok(())
     });
-    let routes = http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics);
-    lifecycle.spawn("http", http::serve(listener, routes, lifecycle.shutdown()));
+    routes.replace(http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics));
 
     lifecycle.work(
         Keeper::new(bus.clone(), Arc::clone(&created)),

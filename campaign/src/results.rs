@@ -43,7 +43,7 @@ fn observe(grant: &Grant) {
     let Some(completed_at) = grant.completed_at else { return };
     let seconds = (completed_at - grant.requested_at).as_seconds_f64();
     metrics::histogram!("grant_result_seconds", "state" => grant.state.as_str()).record(seconds);
-    let (request_id, trace_id) = (&grant.request_id, grant.trace.map(|trace| trace.trace_id()));
+    let (request_id, trace_id) = (&grant.request_id, grant.trace.map(shared::telemetry::TraceParent::trace_id));
     if grant.state == State::Completed {
         tracing::info!(%request_id, trace_id, transaction_hash = grant.transaction_hash, seconds, "grant completed");
     } else {

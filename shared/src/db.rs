@@ -49,9 +49,8 @@ impl Error {
     /// Whether the database is away for now, so that trying again later may succeed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        let error = match self {
-            Self::Sqlx(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => error,
-            _ => return false,
+        let (Self::Sqlx(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error))) = self else {
+            return false;
         };
         match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,

@@ -67,7 +67,7 @@ impl Dependency {
     }
 
     /// It failed, in the words of `reason`.
-    pub fn down(&self, reason: impl ToString) {
+    pub fn down(&self, reason: &impl ToString) {
         self.set(State::Down { reason: reason.to_string() });
     }
 
@@ -97,7 +97,7 @@ mod tests {
         bus.up();
         chain.up();
         assert!(health.is_ready());
-        chain.down("connection refused");
+        chain.down(&"connection refused");
         assert!(!health.is_ready());
         assert_eq!(health.states()["chain"], State::Down { reason: "connection refused".into() });
     }

@@ -17,7 +17,9 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
 
@@ -172,32 +174,39 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on LISTEN_ADDRESS {address}"))
 }
 
-/// Serves until `shutdown`, then finishes the requests that are under way.
-///
-/// # Errors
-///
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, routes: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
-    axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
-    Ok(())
-}
+/// What a server answers with: routes that can be replaced while it serves, so that the probes of a service answer from
+/// its first moment on.
+#[derive(Debug)]
+pub struct Routes(watch::Sender<Router>);
 
-/// Serves `routes` while `task` runs; gives the listener back for what comes after.
-///
-/// # Errors
-///
-/// When the listener fails.
-pub async fn serve_while<T>(
-    listener: TcpListener,
-    routes: Router,
-    task: impl Future<Output = T>,
-) -> anyhow::Result<(TcpListener, T)> {
-    let listener = listener.into_std()?;
-    let meanwhile = TcpListener::from_std(listener.try_clone()?)?;
-    let done = CancellationToken::new();
-    let server = tokio::spawn(serve(meanwhile, routes, done.clone()));
-    let outcome = task.await;
-    done.cancel();
-    server.await??;
-    Ok((TcpListener::from_std(listener)?, outcome))
+impl Routes {
+    /// Answers with these routes until they are [replaced](Self::replace).
+    #[must_use]
+    pub fn new(routes: Router) -> Self {
+        Self(watch::Sender::new(routes))
+    }
+
+    /// Answers every request from now on with these routes.
+    pub fn replace(self, routes: Router) {
+        drop(self.0.send_replace(routes));
+    }
+
+    /// Serves until `shutdown`, then finishes the requests that are under way.
+    ///
+    /// # Errors
+    ///
+    /// When the listener fails.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+        let routes = self.0.subscribe();
+        let current = service_fn(move |request: Request| {
+            let routes = routes.borrow().clone();
+            routes.oneshot(request)
+        });
+        let server = axum::serve(listener, Router::new().fallback_service(current));
+        async { Ok(server.with_graceful_shutdown(shutdown.cancelled_owned()).await?) }
+    }
 }

@@ -161,11 +161,11 @@ async fn pull(
     let mut pauses = backoff();
     let mut receiver = bus.receive(topic, OUTSTANDING);
     loop {
-        let received = tokio::select! {
-            received = receiver.next() => received,
+        let next = tokio::select! {
+            next = receiver.next() => next,
             () = shutdown.cancelled() => return Some(receiver),
         };
-        match received {
+        match next {
             Ok(Some(delivery)) => {
                 pauses = backoff();
                 deliveries.send(delivery).await.ok()?;

@@ -249,18 +249,18 @@ impl PubSub {
 
     async fn publish_to(&self, topic: &str, messages: Vec<Message>) -> Vec<Result<(), Error>> {
         let publisher = &self.publishers[topic];
-        let published = messages.into_iter().map(|message| {
+        let answers = messages.into_iter().map(|message| {
             let message = model::Message::new().set_data(message.data).set_attributes(message.attributes);
-            let published = publisher.publish(message);
+            let answer = publisher.publish(message);
             async move {
-                match tokio::time::timeout(CALL_TIMEOUT, published).await {
+                match tokio::time::timeout(CALL_TIMEOUT, answer).await {
                     Ok(Ok(_message_id)) => Ok(()),
                     Ok(Err(error)) => Err(Error::from(error)),
                     Err(_) => Err(Error::Timeout(CALL_TIMEOUT)),
                 }
             }
         });
-        let outcomes = futures::future::join_all(published).await;
+        let outcomes = futures::future::join_all(answers).await;
         if outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(Error::is_not_found)) {
             // The broker has forgotten the topic; the caller publishes again, to a new one.
             if let Err(error) = self.ensure().await {

@@ -94,7 +94,7 @@ pub async fn run<W: Worker>(worker: W, schedule: Schedule, shutdown: Cancellatio
             Err(error) => {
                 metrics::counter!("worker_errors_total", "worker" => name).increment(1);
                 tracing::warn!(worker = name, %error, "step failed, will be taken again");
-                dependency.down(error);
+                dependency.down(&error);
                 tokio::select! {
                     () = tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)) => {}
                     () = shutdown.cancelled() => {}
@@ -121,7 +121,7 @@ pub async fn until_reachable<T, E: std::fmt::Display>(
                 dependency.up();
                 return Ok(value);
             }
-            Err(error) if unreachable(&error) => dependency.down(error),
+            Err(error) if unreachable(&error) => dependency.down(&error),
             Err(error) => return Err(error),
         }
         tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;

@@ -27,6 +27,8 @@ have cargo || { echo 'Rust is missing: https://rustup.rs' >&2; exit 1; }
 have npm || { echo 'Node.js (20 or newer, with npm) is missing: https://nodejs.org' >&2; exit 1; }
 have curl || missing+=(curl)
 has_postgres || missing+=(postgresql)
+# To render k8s/.
+have kubectl || have kustomize || missing+=(kubernetes-client)
 if has_emulator_program && ! have java; then missing+=(default-jre-headless); fi
 
 if [ "${#missing[@]}" -gt 0 ]; then

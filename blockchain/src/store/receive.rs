@@ -54,18 +54,15 @@ impl Store {
             let mut new: std::collections::HashSet<_> = inserted.into_iter().collect();
             // What was inserted is new where it stands first in the batch, and a repeat behind that.
             for payment in payments.iter().filter(|payment| !new.remove(&payment.request_id)) {
-                match known.get(&payment.request_id) {
-                    Some((stored, ending)) => {
-                        received.repeated += 1;
-                        let answer = ending.as_ref().map(|(ending, at)| stored.result(ending, *at));
-                        answers.extend(answer.map(|event| Pending::result(&event, stored.trace, now)));
-                    }
-                    None => {
-                        received.refused += 1;
-                        let failure = Failure::new("grant_id_taken", "another grant has this issuer and grant_index");
-                        let event = payment.result(&Ending::Failed(failure), now);
-                        answers.push(Pending::result(&event, payment.trace, now));
-                    }
+                if let Some((stored, ending)) = known.get(&payment.request_id) {
+                    received.repeated += 1;
+                    let answer = ending.as_ref().map(|(ending, at)| stored.result(ending, *at));
+                    answers.extend(answer.map(|event| Pending::result(&event, stored.trace, now)));
+                } else {
+                    received.refused += 1;
+                    let failure = Failure::new("grant_id_taken", "another grant has this issuer and grant_index");
+                    let event = payment.result(&Ending::Failed(failure), now);
+                    answers.push(Pending::result(&event, payment.trace, now));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A database of its own for each test: `SQLite` in a temporary folder, or one of the test server's `PostgreSQL` databases.
+//! A database of its own for each test: SQLite in a temporary folder, or one of the test server's PostgreSQL databases.
 
 use campaign::domain::{Arrival, GrantRequest};
 use campaign::store::Store;

@@ -1,4 +1,4 @@
-//! Databases with the campaign service's schema: of a test's own, on `SQLite` and on `PostgreSQL`.
+//! Databases with the campaign service's schema: of a test's own, on SQLite and on PostgreSQL.
 
 use secrecy::SecretString;
 use shared::db::{self, Database};

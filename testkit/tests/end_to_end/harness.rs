@@ -8,7 +8,7 @@ use testkit::stack::Builder;
 use testkit::{Database, Grant, GrantRequest, Stack, base_units, until};
 
 /// Enough for anything that ends by itself.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// One test for each database from an `async fn name(builder: Builder) -> Result<()>`.
 macro_rules! on_both_databases {

@@ -2,6 +2,8 @@
 //!
 //! Every test here runs on SQLite and on PostgreSQL, each with a stack of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod configuration;
 mod crashes;
 mod harness;
