@@ -9,6 +9,7 @@ mod settle;
 mod stats;
 
 pub use lane::{Attempt, LaneId, NewTransaction, PendingTransaction};
+pub use receive::Received;
 use secrecy::SecretString;
 use serde::Serialize;
 pub use settle::{Settlement, Verdict};

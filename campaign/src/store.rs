@@ -9,6 +9,7 @@ mod results;
 use chrono::{DateTime, Utc};
 pub use queries::{GrantEvent, Page, Totals};
 use rand::Rng;
+pub use results::{Applied, Open};
 use secrecy::SecretString;
 use serde::Serialize;
 use shared::db::{self, Database, Tx};

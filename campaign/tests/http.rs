@@ -221,6 +221,7 @@ async fn bad_input_names_field_and_rule_and_stores_nothing(place: Place) {
         ("no field", "{}", "user_id", "is missing"),
         ("null", r#"{"user_id":null,"campaign_id":"c"}"#, "user_id", "is missing"),
         ("NUL", r#"{"user_id":"a\u0000b","campaign_id":"c"}"#, "user_id", CONTROL),
+        ("number", r#"{"user_id":42,"campaign_id":"c"}"#, "user_id", "must be text"),
         ("array", r#"{"user_id":["u"],"campaign_id":"c"}"#, "user_id", "must be text"),
         ("object", r#"{"user_id":"u","campaign_id":{}}"#, "campaign_id", "must be text"),
         ("boolean", r#"{"user_id":"u","campaign_id":"c","token_amount":true}"#, "token_amount", "must be"),
@@ -229,7 +230,7 @@ async fn bad_input_names_field_and_rule_and_stores_nothing(place: Place) {
         ("fraction", r#"{"user_id":"u","campaign_id":"c","token_amount":0.5}"#, "token_amount", AMOUNT),
         ("huge", r#"{"user_id":"u","campaign_id":"c","token_amount":18446744073709551616}"#, "token_amount", AMOUNT),
         ("words", r#"{"user_id":"u","campaign_id":"c","token_amount":"ten"}"#, "token_amount", AMOUNT),
-        ("number as wallet", r#"{"user_id":"u","campaign_id":"c","wallet_address":7}"#, "wallet_address", "0x and 40"),
+        ("number as wallet", r#"{"user_id":"u","campaign_id":"c","wallet_address":7}"#, "wallet_address", "must be text"),
         ("unknown field", r#"{"user_id":"u","campaign_id":"c","amount":7}"#, "amount", "is not a field"),
         ("field twice", r#"{"user_id":"u","campaign_id":"c","user_id":"v"}"#, "user_id", "more than once"),
     ];

@@ -69,7 +69,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// A field that must be there.
+    /// A field of text that must be there.
     pub(super) fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
         let missing = matches!(self.values.get(name), None | Some(Value::Null));
         if missing {
@@ -80,17 +80,28 @@ impl Fields {
         self.optional(name)
     }
 
-    /// A field that may be left out. JSON's `null` leaves it out too.
+    /// A field of text that may be left out. JSON's `null` leaves it out too.
     pub(super) fn optional<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
-        let text = match self.values.remove(name)? {
-            Value::Null => return None,
-            Value::String(text) => text,
-            Value::Number(number) => number.to_string(),
-            Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-                self.error(name, "must be text or a number");
-                return None;
+        match self.values.remove(name)? {
+            Value::Null => None,
+            Value::String(text) => self.parse(name, &text),
+            _ => {
+                self.error(name, "must be text");
+                None
             }
-        };
+        }
+    }
+
+    /// A number that may be left out: JSON's, or the text of one.
+    pub(super) fn optional_number<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+        if let Some(Value::Number(number)) = self.values.get(name) {
+            let text = number.to_string();
+            self.values.insert(name.to_owned(), Value::String(text));
+        }
+        self.optional(name)
+    }
+
+    fn parse<T: FromStr<Err: Display>>(&mut self, name: &'static str, text: &str) -> Option<T> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {

@@ -68,7 +68,7 @@ pub(super) async fn handle(State(store): State<Store>, uri: Uri) -> Result<Json<
     let mut fields = Fields::from_query(&uri)?;
     let user_id = fields.required::<UserId>("user_id");
     let campaign_id = fields.optional::<CampaignId>("campaign_id");
-    let limit = fields.optional("limit").unwrap_or(Limit(50));
+    let limit = fields.optional_number("limit").unwrap_or(Limit(50));
     let cursor = fields.optional::<Cursor>("cursor");
     fields.finish()?;
     let Some(user_id) = user_id else { return Err(Problem::malformed(StatusCode::BAD_REQUEST).into()) };

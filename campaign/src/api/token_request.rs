@@ -61,7 +61,7 @@ pub(super) async fn handle(
     let user_id = fields.required("user_id");
     let campaign_id = fields.required("campaign_id");
     let wallet_address = fields.optional("wallet_address");
-    let token_amount = fields.optional("token_amount").unwrap_or(TokenAmount::DEFAULT);
+    let token_amount = fields.optional_number("token_amount").unwrap_or(TokenAmount::DEFAULT);
     fields.finish()?;
     let (Some(user_id), Some(campaign_id)) = (user_id, campaign_id) else {
         return Err(Problem::malformed(StatusCode::BAD_REQUEST).into());
