@@ -148,7 +148,7 @@ impl Confirmer {
         let settlement =
             Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.status(), verdicts };
         self.store.settle(&settlement, now).await?;
-        self.observations.settled(&settlement, receipt, now);
+        self.observations.settled(transaction, &settlement, receipt, now);
         self.settled.notify_one();
         self.outbox_ready.notify_one();
         Ok(())

@@ -15,9 +15,9 @@ pub mod domain;
 pub mod fees;
 pub mod monitor;
 pub mod observe;
-pub mod requests;
 pub mod store;
 pub mod submitter;
+pub mod subscriber;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,9 +41,9 @@ use crate::confirmer::Confirmer;
 use crate::deployment::Deployment;
 use crate::monitor::Monitor;
 use crate::observe::Observations;
-use crate::requests::Requests;
 use crate::store::{LaneId, Store};
 use crate::submitter::Submitter;
+use crate::subscriber::Subscriber;
 
 /// Deploys the contracts and prints where they are.
 ///
@@ -132,10 +132,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Schedule::woken("confirmer", sent, Duration::from_millis(200), needs.confirming),
     );
 
-    let consumer = Requests { store: store.clone(), clock, wallets: deployment.wallets, queue_ready, outbox_ready };
+    let consumer = Subscriber { store: store.clone(), clock, wallets: deployment.wallets, queue_ready, outbox_ready };
     let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer };
     let shutdown = lifecycle.shutdown();
-    lifecycle.spawn("requests", async {
+    lifecycle.spawn("subscriber", async {
         inbox.run(shutdown).await;
         Ok(())
     });

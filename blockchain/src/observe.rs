@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::domain::Ending;
-use crate::store::{Settlement, Verdict};
+use crate::store::{PendingTransaction, Settlement, Verdict};
 
 /// How many of the latest values the percentiles are taken from.
 const WINDOW: usize = 4096;
@@ -53,16 +53,27 @@ impl Spread {
 }
 
 impl Observations {
-    /// A transaction was committed, with so many grants.
-    pub fn batch(&self, grants: usize) {
-        let grants = f64::from(u32::try_from(grants).unwrap_or(u32::MAX));
+    /// A transaction was committed, with grants that had been queued since then.
+    pub fn batch(&self, queued_since: &[DateTime<Utc>], now: DateTime<Utc>) {
+        for since in queued_since {
+            metrics::histogram!("queue_wait_seconds").record((now - since).as_seconds_f64().max(0.0));
+        }
+        let grants = f64::from(u32::try_from(queued_since.len()).unwrap_or(u32::MAX));
         metrics::histogram!("transaction_grants").record(grants);
         metrics::counter!("transactions_total", "state" => "submitted").increment(1);
         push(&mut self.recent().batch_grants, grants);
     }
 
     /// A transaction has ended, and with it its grants.
-    pub fn settled(&self, settlement: &Settlement, receipt: &TransactionReceipt, now: DateTime<Utc>) {
+    pub fn settled(
+        &self,
+        transaction: &PendingTransaction,
+        settlement: &Settlement,
+        receipt: &TransactionReceipt,
+        now: DateTime<Utc>,
+    ) {
+        let seconds = (now - transaction.created_at).as_seconds_f64().max(0.0);
+        metrics::histogram!("transaction_final_seconds").record(seconds);
         let state = if settlement.succeeded { "succeeded" } else { "reverted" };
         metrics::counter!("transactions_total", "state" => state).increment(1);
         metrics::counter!("gas_used_total").increment(receipt.gas_used);

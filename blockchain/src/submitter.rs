@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use alloy::primitives::Bytes;
 use alloy::sol_types::SolCall;
+use chrono::{DateTime, Utc};
 use shared::clock::Clock;
 use shared::db;
 use shared::worker::{Progress, Worker};
@@ -90,8 +91,8 @@ impl Submitter {
         Self { store, chain, clock, lane, deployment, limits, observations, sent, outbox_ready, allowed }
     }
 
-    /// The payments of the next transaction, once there are enough of them or the first has waited long enough.
-    async fn next_batch(&self) -> db::Result<Vec<Payment>> {
+    /// The payments of the next transaction and since when each waits, once there are enough of them or the first has waited long enough.
+    async fn next_batch(&self) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
         let allowed = self.allowed.load(Ordering::Relaxed);
         let mut queued = self.store.queued(allowed, self.clock.now()).await?;
         if let Some((_, since)) = queued.first()
@@ -103,7 +104,7 @@ impl Submitter {
                 queued = self.store.queued(allowed, self.clock.now()).await?;
             }
         }
-        Ok(queued.into_iter().map(|(payment, _)| payment).collect())
+        Ok(queued)
     }
 
     /// Runs the batch on the newest block without sending it.
@@ -146,7 +147,7 @@ impl Worker for Submitter {
         if self.store.pending(self.lane).await?.len() >= self.limits.in_flight {
             return Ok(Progress::Idle);
         }
-        let mut payments = self.next_batch().await?;
+        let (mut payments, queued_since): (Vec<_>, Vec<_>) = self.next_batch().await?.into_iter().unzip();
         if payments.is_empty() {
             return Ok(Progress::Idle);
         }
@@ -171,7 +172,7 @@ impl Worker for Submitter {
         }
         self.allowed.store((self.allowed.load(Ordering::Relaxed) * 2).min(self.limits.batch_grants), Ordering::Relaxed);
         self.outbox_ready.notify_one();
-        self.observations.batch(payments.len());
+        self.observations.batch(&queued_since[..count], self.clock.now());
         tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
 
         // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.

@@ -8,8 +8,8 @@ pub mod api;
 pub mod config;
 pub mod domain;
 pub mod republisher;
-pub mod results;
 pub mod store;
+pub mod subscriber;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use anyhow::Context as _;
 use axum::Router;
 pub use config::Config;
 use republisher::Republisher;
-use results::Results;
 use shared::clock::Clock;
 use shared::health::Health;
 use shared::http::Routes;
@@ -30,6 +29,7 @@ use shared::pubsub::{Keeper, PubSub, Topic};
 use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use store::Store;
+use subscriber::Subscriber;
 use tokio::sync::Notify;
 
 /// Runs the service until it is told to stop.
@@ -76,10 +76,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Schedule::polled("republisher", Duration::from_secs(1), database),
     );
 
-    let consumer = Results::new(store.clone(), clock);
+    let consumer = Subscriber::new(store.clone(), clock);
     let inbox = Inbox { bus, topic: Topic::Results, streams: config.pubsub.streams, created, consumer };
     let shutdown = lifecycle.shutdown();
-    lifecycle.spawn("results", async {
+    lifecycle.spawn("subscriber", async {
         inbox.run(shutdown).await;
         Ok(())
     });

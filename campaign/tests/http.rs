@@ -230,7 +230,12 @@ async fn bad_input_names_field_and_rule_and_stores_nothing(place: Place) {
         ("fraction", r#"{"user_id":"u","campaign_id":"c","token_amount":0.5}"#, "token_amount", AMOUNT),
         ("huge", r#"{"user_id":"u","campaign_id":"c","token_amount":18446744073709551616}"#, "token_amount", AMOUNT),
         ("words", r#"{"user_id":"u","campaign_id":"c","token_amount":"ten"}"#, "token_amount", AMOUNT),
-        ("number as wallet", r#"{"user_id":"u","campaign_id":"c","wallet_address":7}"#, "wallet_address", "must be text"),
+        (
+            "number as wallet",
+            r#"{"user_id":"u","campaign_id":"c","wallet_address":7}"#,
+            "wallet_address",
+            "must be text",
+        ),
         ("unknown field", r#"{"user_id":"u","campaign_id":"c","amount":7}"#, "amount", "is not a field"),
         ("field twice", r#"{"user_id":"u","campaign_id":"c","user_id":"v"}"#, "user_id", "more than once"),
     ];

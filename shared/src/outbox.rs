@@ -142,8 +142,8 @@ impl Worker for Relay {
             metrics::gauge!("outbox_oldest_seconds").set(0);
             return Ok(Progress::Idle);
         };
-        let age = self.clock.now() - db::time(oldest, "created_at")?;
-        metrics::gauge!("outbox_oldest_seconds").set(age.as_seconds_f64());
+        let now = self.clock.now();
+        metrics::gauge!("outbox_oldest_seconds").set((now - db::time(oldest, "created_at")?).as_seconds_f64());
 
         let mut ids = Vec::with_capacity(rows.len());
         let mut by_topic: BTreeMap<Topic, Vec<(usize, pubsub::Message)>> = BTreeMap::new();
@@ -153,7 +153,10 @@ impl Worker for Relay {
             let attributes: String = row.try_get("attributes").map_err(db::Error::from)?;
             let attributes = db::corrupt("attributes", serde_json::from_str(&attributes))?;
             by_topic.entry(topic).or_default().push((ids.len(), pubsub::Message { data: data.into(), attributes }));
-            ids.push(Sent { id: row.try_get("id").map_err(db::Error::from)? });
+            ids.push(Sent {
+                id: row.try_get("id").map_err(db::Error::from)?,
+                waited_seconds: (now - db::time(row, "created_at")?).as_seconds_f64(),
+            });
         }
 
         let mut sent = Vec::with_capacity(ids.len());
@@ -162,7 +165,10 @@ impl Worker for Relay {
             let (positions, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
             for (position, outcome) in positions.into_iter().zip(self.bus.publish(topic, messages).await) {
                 match outcome {
-                    Ok(()) => sent.push(&ids[position]),
+                    Ok(()) => {
+                        metrics::histogram!("outbox_wait_seconds").record(ids[position].waited_seconds);
+                        sent.push(&ids[position]);
+                    }
                     Err(error) => first_error = first_error.or(Some(error)),
                 }
             }
@@ -178,6 +184,8 @@ impl Worker for Relay {
 #[derive(Serialize)]
 struct Sent {
     id: String,
+    #[serde(skip)]
+    waited_seconds: f64,
 }
 
 impl Relay {

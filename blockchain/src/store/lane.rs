@@ -51,6 +51,8 @@ pub struct PendingTransaction {
     pub id: String,
     /// Its place in the lane.
     pub nonce: u64,
+    /// When it was committed.
+    pub created_at: DateTime<Utc>,
     /// Its signed bytes, the newest last: any of them may be mined, and only one can be.
     pub attempts: Vec<Attempt>,
 }
@@ -209,7 +211,7 @@ impl Store {
     pub async fn pending(&self, lane: LaneId) -> db::Result<Vec<PendingTransaction>> {
         let rows = sqlx::query(
             "-- store::pending
-             select t.id, t.nonce, a.hash, a.sent_at
+             select t.id, t.nonce, t.created_at, a.hash, a.sent_at
              from chain_transaction t join attempt a on a.transaction_id = t.id
              where t.state = 'pending' and t.chain_id = $1 and t.signer = $2 order by t.nonce, a.created_at",
         )
@@ -226,7 +228,12 @@ impl Store {
             let nonce = db::unsigned(row, "nonce")?;
             match pending.last_mut() {
                 Some(transaction) if transaction.nonce == nonce => transaction.attempts.push(attempt),
-                _ => pending.push(PendingTransaction { id: row.try_get("id")?, nonce, attempts: vec![attempt] }),
+                _ => pending.push(PendingTransaction {
+                    id: row.try_get("id")?,
+                    nonce,
+                    created_at: db::time(row, "created_at")?,
+                    attempts: vec![attempt],
+                }),
             }
         }
         Ok(pending)

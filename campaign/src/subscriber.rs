@@ -10,12 +10,12 @@ use crate::store::Store;
 
 /// The consumer of `token-grant-results`.
 #[derive(Debug)]
-pub struct Results {
+pub struct Subscriber {
     store: Store,
     clock: Clock,
 }
 
-impl Results {
+impl Subscriber {
     /// Applies results to the grants of this store.
     #[must_use]
     pub fn new(store: Store, clock: Clock) -> Self {
@@ -23,7 +23,7 @@ impl Results {
     }
 }
 
-impl Consumer for Results {
+impl Consumer for Subscriber {
     type Event = ResultEvent;
 
     async fn consume(&self, batch: &[Received<ResultEvent>]) -> db::Result<()> {

@@ -13,7 +13,7 @@ use crate::store::Store;
 
 /// The consumer of `token-grant-requests`.
 #[derive(Debug)]
-pub struct Requests {
+pub struct Subscriber {
     /// Where payments are queued.
     pub store: Store,
     /// Time.
@@ -26,7 +26,7 @@ pub struct Requests {
     pub outbox_ready: Arc<Notify>,
 }
 
-impl Consumer for Requests {
+impl Consumer for Subscriber {
     type Event = RequestEvent;
 
     async fn consume(&self, batch: &[Received<RequestEvent>]) -> db::Result<()> {
