@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alloy::primitives::Address;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -66,7 +65,7 @@ async fn answer_health(State(health): State<Health>) -> Response {
 struct StatsReport {
     uptime_seconds: i64,
     queue: QueueReport,
-    in_flight: InFlight,
+    in_flight: InFlightReport,
     minted: Minted,
     failed: Grants,
     batch_grants: Spread,
@@ -82,7 +81,7 @@ struct QueueReport {
 }
 
 #[derive(Serialize)]
-struct InFlight {
+struct InFlightReport {
     transactions: u64,
     grants: u64,
 }
@@ -100,7 +99,7 @@ struct Grants {
 
 #[derive(Serialize)]
 struct Signer {
-    address: Address,
+    address: String,
     balance_wei: String,
 }
 
@@ -108,9 +107,9 @@ struct Signer {
 struct ChainReport {
     chain_id: u64,
     block_number: u64,
-    token: Address,
-    distributor: Address,
-    wallet_factory: Address,
+    token: String,
+    distributor: String,
+    wallet_factory: String,
 }
 
 async fn answer_stats(State(stats): State<Arc<Stats>>) -> Response {
@@ -125,7 +124,7 @@ async fn answer_stats(State(stats): State<Arc<Stats>>) -> Response {
 
 async fn report(stats: &Stats) -> db::Result<StatsReport> {
     let now = stats.clock.now();
-    let (queue, (transactions, in_flight_grants), tally) =
+    let (queue, in_flight, tally) =
         tokio::try_join!(stats.store.queue(), stats.store.in_flight(), stats.store.tally())?;
     let (batch_grants, seconds_to_final) = stats.observations.spreads();
     let seen = stats.monitor.seen();
@@ -136,18 +135,18 @@ async fn report(stats: &Stats) -> db::Result<StatsReport> {
             grants: queue.grants,
             oldest_seconds: queue.oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64()),
         },
-        in_flight: InFlight { transactions, grants: in_flight_grants },
+        in_flight: InFlightReport { transactions: in_flight.transactions, grants: in_flight.grants },
         minted: Minted { grants: tally.completed_grants, tokens: tally.completed_tokens },
         failed: Grants { grants: tally.failed_grants },
         batch_grants,
         seconds_to_final,
-        signer: Signer { address: stats.lane.signer, balance_wei: seen.signer_balance.to_string() },
+        signer: Signer { address: stats.lane.signer.to_string(), balance_wei: seen.signer_balance.to_string() },
         chain: ChainReport {
             chain_id: stats.lane.chain_id,
             block_number: seen.block_number,
-            token,
-            distributor,
-            wallet_factory: wallets.factory,
+            token: token.to_string(),
+            distributor: distributor.to_string(),
+            wallet_factory: wallets.factory.to_string(),
         },
     })
 }

@@ -53,9 +53,20 @@ impl From<RpcError<TransportErrorKind>> for Error {
                 Some(data) => Self::Reverted(data),
                 None => Self::Node { code: payload.code, message: payload.message.into_owned() },
             },
+            RpcError::Transport(TransportErrorKind::Custom(error)) => Self::Unreachable(without_url(error)),
             other => Self::Unreachable(other.to_string()),
         }
     }
+}
+
+/// An error in words with its cause, and without the URL: most providers put the key into it.
+fn without_url(error: Box<dyn std::error::Error + Send + Sync>) -> String {
+    let error = match error.downcast::<reqwest::Error>() {
+        Ok(error) => Box::new(error.without_url()) as Box<dyn std::error::Error + Send + Sync>,
+        Err(error) => error,
+    };
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 impl Error {
@@ -117,7 +128,7 @@ impl Chain {
         let client = reqwest::Client::builder()
             .timeout(CALL_TIMEOUT)
             .build()
-            .map_err(|error| Error::Unreachable(error.to_string()))?;
+            .map_err(|error| Error::Unreachable(without_url(error.into())))?;
         let provider = ProviderBuilder::new().disable_recommended_fillers().connect_reqwest(client, rpc_url).erased();
         Ok(Self { provider, signer: signer.address(), wallet: signer.into() })
     }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::B256;
 use alloy::rpc::types::TransactionReceipt;
+use alloy::sol_types::SolEvent as _;
 use chrono::TimeDelta;
 use futures::future::try_join_all;
 use shared::clock::Clock;
@@ -17,9 +17,9 @@ use shared::worker::{Progress, Worker};
 use tokio::sync::Notify;
 
 use crate::chain::{self, Chain};
-use crate::contract;
+use crate::contract::{self, GrantDistributor::GrantPaid};
 use crate::deployment::Deployment;
-use crate::domain::{Ending, GrantId, Outcome, Paid, Payment};
+use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
 use crate::observe::Observations;
 use crate::store::{LaneId, PendingTransaction, Settlement, Store, Verdict};
 
@@ -148,7 +148,7 @@ impl Confirmer {
         let settlement =
             Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.status(), verdicts };
         self.store.settle(&settlement, now).await?;
-        self.observations.settled(transaction, &settlement, receipt, now);
+        self.observations.transaction_ended(transaction, &settlement, receipt, now);
         self.settled.notify_one();
         self.outbox_ready.notify_one();
         Ok(())
@@ -171,7 +171,7 @@ impl Confirmer {
             let outcome = outcomes.remove(&payment.grant_id).ok_or(Error::Incomplete(payment.grant_id))?;
             let verdict = match outcome {
                 Outcome::Paid => Verdict::Ended(Ending::Completed(paid)),
-                Outcome::Skipped => Verdict::Ended(Ending::Completed(self.earlier_payment(payment.grant_id).await?)),
+                Outcome::Skipped => Verdict::Ended(self.earlier_payment(&payment).await?),
                 Outcome::Rejected(failure) => Verdict::Ended(Ending::Failed(failure)),
                 Outcome::Postponed(reason) => {
                     tracing::warn!(request_id = %payment.request_id, reason, "grant goes back to the queue");
@@ -183,18 +183,21 @@ impl Confirmer {
         Ok(verdicts)
     }
 
-    /// Where a grant was paid that the distributor skipped.
-    async fn earlier_payment(&self, id: GrantId) -> Result<Paid, Error> {
-        let log = self
-            .chain
-            .payment_of(self.deployment.distributor, id, self.deployment.block)
-            .await?
-            .ok_or(Error::Incomplete(id))?;
-        let known = |hash: Option<B256>| hash.ok_or(Error::Incomplete(id));
-        Ok(Paid {
-            transaction_hash: known(log.transaction_hash)?,
-            block_number: log.block_number.ok_or(Error::Incomplete(id))?,
-            gas_used: None,
-        })
+    /// How a grant ended that the distributor skipped: with the payment that it made earlier under this id. One to another
+    /// recipient, or of another amount, was another grant's: a numbering that was restored from a backup counts twice.
+    async fn earlier_payment(&self, payment: &Payment) -> Result<Ending, Error> {
+        let id = payment.grant_id;
+        let Deployment { distributor, decimals, block, .. } = self.deployment;
+        let log = self.chain.payment_of(distributor, id, block).await?.ok_or(Error::Incomplete(id))?;
+        let (Some(transaction_hash), Some(block_number)) = (log.transaction_hash, log.block_number) else {
+            return Err(Error::Incomplete(id));
+        };
+        let paid = GrantPaid::decode_log(&log.inner).map_err(|_| Error::Incomplete(id))?;
+        if paid.to != payment.recipient.address() || paid.amount != contract::base_units(payment.token_amount, decimals)
+        {
+            let message = format!("the distributor has paid this id before, to {} in {transaction_hash}", paid.to);
+            return Ok(Ending::Failed(Failure::new("grant_id_taken", message)));
+        }
+        Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None }))
     }
 }

@@ -7,6 +7,8 @@ use alloy::rpc::types::Log;
 use alloy::sol;
 use alloy::sol_types::{SolEvent, SolInterface};
 
+use shared::id::TokenAmount;
+
 use crate::domain::{Failure, GrantId, Outcome, Payment};
 
 sol!(
@@ -56,11 +58,10 @@ impl Batch {
     /// If an amount does not fit 96 bits, which [`max_decimals`] rules out at start.
     #[must_use]
     pub fn pack(payments: &[Payment], decimals: u8, gas_per_grant: u64) -> Self {
-        let unit = U256::from(10).pow(U256::from(decimals));
         let mut items: Vec<_> = payments
             .iter()
             .map(|payment| {
-                let amount = U256::from(payment.token_amount.whole_tokens()) * unit;
+                let amount = base_units(payment.token_amount, decimals);
                 (keccak256(payment.campaign_id.as_str()), payment.grant_id, payment.recipient.address(), amount)
             })
             .collect();
@@ -100,10 +101,16 @@ impl Batch {
     }
 }
 
+/// Whole tokens in the base units of a token with so many decimals.
+#[must_use]
+pub fn base_units(amount: TokenAmount, decimals: u8) -> U256 {
+    U256::from(amount.whole_tokens()) * U256::from(10).pow(U256::from(decimals))
+}
+
 /// The most decimals that a token may have for the largest amount to fit the 96 bits of the packed format.
 #[must_use]
 pub fn max_decimals() -> u8 {
-    let largest = U256::from(shared::id::TokenAmount::MAX);
+    let largest = U256::from(TokenAmount::MAX);
     (0..=30).rev().find(|decimals| (largest * U256::from(10).pow(U256::from(*decimals))).bit_len() <= 96).unwrap_or(0)
 }
 
@@ -226,7 +233,7 @@ mod tests {
     fn the_largest_amount_fits_the_packed_format() {
         assert!(max_decimals() >= 18);
         let mut payment = payment("a", 1);
-        payment.token_amount = i64::try_from(shared::id::TokenAmount::MAX).unwrap().try_into().unwrap();
+        payment.token_amount = i64::try_from(TokenAmount::MAX).unwrap().try_into().unwrap();
         let _ = Batch::pack(&[payment], max_decimals(), 30_000);
     }
 

@@ -47,15 +47,22 @@ pub struct Deploy {
     pub token_symbol: String,
 }
 
-/// Where the contracts are.
+/// Where the contracts are. As JSON, with the checksums of EIP-55.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Deployed {
     /// The `GrantToken`.
+    #[serde(serialize_with = "checksummed")]
     pub token: Address,
     /// The `GrantDistributor`.
+    #[serde(serialize_with = "checksummed")]
     pub distributor: Address,
     /// The `WalletFactory`.
+    #[serde(serialize_with = "checksummed")]
     pub wallet_factory: Address,
+}
+
+fn checksummed<S: serde::Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(address)
 }
 
 impl Deploy {

@@ -70,18 +70,19 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start(config.log_format);
     let clock = Clock::system();
     let health = Health::default();
-    let mut lifecycle = Lifecycle::new(config.shutdown_deadline());
+    let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
     let needs = Needs::new(&health);
 
     let listener = http::listen(config.listen_address).await?;
     let starting = api::starting_routes(health.clone());
     let routes = Routes::new(http::with_common_routes(starting, health.clone(), metrics.clone()));
     lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
-    let Found { store, bus, chain, deployment, lane } = find(&config, settings, &needs).await?;
+    let Some(found) = lifecycle.start(find(&config, settings, &needs)).await? else { return Ok(ExitCode::SUCCESS) };
+    let Found { store, bus, chain, deployment, lane } = found;
 
     let observations = Arc::new(Observations::default());
     let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
-    let monitor = Arc::new(Monitor::new(store.clone(), chain.clone(), clock.clone()));
+    let monitor = Arc::new(Monitor::new(store.clone(), chain.clone(), clock.clone(), needs.database));
 
     let stats = api::Stats {
         store: store.clone(),
@@ -149,7 +150,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         token = %deployment.token,
         "blockchain service is up"
     );
-    let exit = lifecycle.run().await?;
+    let exit = lifecycle.run().await;
     store.database().close().await;
     Ok(exit)
 }

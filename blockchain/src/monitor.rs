@@ -4,8 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use alloy::primitives::U256;
 use alloy::primitives::utils::format_ether;
+use chrono::{DateTime, Utc};
 use shared::clock::Clock;
 use shared::db;
+use shared::health::Dependency;
 use shared::worker::{Progress, Worker};
 
 use crate::chain::{self, Chain};
@@ -14,9 +16,6 @@ use crate::store::Store;
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store failed.
-    #[error(transparent)]
-    Database(#[from] db::Error),
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] chain::Error),
@@ -40,14 +39,26 @@ pub struct Monitor {
     store: Store,
     chain: Chain,
     clock: Clock,
+    database: Dependency,
     seen: Mutex<Seen>,
 }
 
 impl Monitor {
-    /// A monitor of this chain and queue.
+    /// A monitor of this chain and queue, which reports on `database` too.
     #[must_use]
-    pub fn new(store: Store, chain: Chain, clock: Clock) -> Self {
-        Self { store, chain, clock, seen: Mutex::default() }
+    pub fn new(store: Store, chain: Chain, clock: Clock, database: Dependency) -> Self {
+        Self { store, chain, clock, database, seen: Mutex::default() }
+    }
+
+    async fn measure_queue(&self) -> db::Result<()> {
+        let (queue, in_flight) = tokio::try_join!(self.store.queue(), self.store.in_flight())?;
+        let now = self.clock.now();
+        let age = |since: Option<DateTime<Utc>>| since.map_or(0.0, |since| (now - since).as_seconds_f64());
+        metrics::gauge!("queued_grants").set(count(queue.grants));
+        metrics::gauge!("queued_grants_oldest_seconds").set(age(queue.oldest));
+        metrics::gauge!("in_flight_transactions").set(count(in_flight.transactions));
+        metrics::gauge!("in_flight_transactions_oldest_seconds").set(age(in_flight.oldest));
+        Ok(())
     }
 
     /// What was seen last.
@@ -61,21 +72,21 @@ impl Worker for Monitor {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        let queue = self.store.queue().await?;
-        let (transactions, _) = self.store.in_flight().await?;
-        let age = queue.oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64());
-        let gauge = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        metrics::gauge!("queued_grants").set(gauge(queue.grants));
-        metrics::gauge!("queued_grants_oldest_seconds").set(age);
-        metrics::gauge!("in_flight_transactions").set(gauge(transactions));
-
+        match self.measure_queue().await {
+            Ok(()) => self.database.up(),
+            Err(error) => self.database.down(&error),
+        }
         let (block_number, signer_balance) = tokio::try_join!(self.chain.block_number(), self.chain.signer_balance())?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { block_number, signer_balance };
-        metrics::gauge!("chain_block_number").set(gauge(block_number));
+        metrics::gauge!("chain_block_number").set(count(block_number));
         metrics::gauge!("signer_balance_ether").set(format_ether(signer_balance).parse().unwrap_or(0.0));
         if signer_balance.is_zero() {
             return Err(Error::NoFunds(self.chain.signer()));
         }
         Ok(Progress::Idle)
     }
+}
+
+fn count(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

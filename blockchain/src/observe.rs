@@ -65,7 +65,7 @@ impl Observations {
     }
 
     /// A transaction has ended, and with it its grants.
-    pub fn settled(
+    pub fn transaction_ended(
         &self,
         transaction: &PendingTransaction,
         settlement: &Settlement,
@@ -77,6 +77,19 @@ impl Observations {
         let state = if settlement.succeeded { "succeeded" } else { "reverted" };
         metrics::counter!("transactions_total", "state" => state).increment(1);
         metrics::counter!("gas_used_total").increment(receipt.gas_used);
+        tracing::info!(
+            transaction_hash = %receipt.transaction_hash,
+            block_number = receipt.block_number,
+            gas_used = receipt.gas_used,
+            grants = settlement.verdicts.len(),
+            state,
+            "transaction final"
+        );
+        self.grants_ended(settlement, now);
+    }
+
+    /// Grants have ended, or go back to the queue.
+    pub fn grants_ended(&self, settlement: &Settlement, now: DateTime<Utc>) {
         let mut recent = self.recent();
         for (payment, verdict) in &settlement.verdicts {
             let (request_id, trace_id) =
@@ -97,15 +110,6 @@ impl Observations {
                 Verdict::Again { .. } => metrics::counter!("grants_total", "state" => "requeued").increment(1),
             }
         }
-        drop(recent);
-        tracing::info!(
-            transaction_hash = %receipt.transaction_hash,
-            block_number = receipt.block_number,
-            gas_used = receipt.gas_used,
-            grants = settlement.verdicts.len(),
-            state,
-            "transaction final"
-        );
     }
 
     /// The spreads of the latest batch sizes (in grants) and times from request to final (in seconds).

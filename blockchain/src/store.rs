@@ -17,7 +17,7 @@ use shared::db::{self, Database};
 use shared::id::{RequestId, WalletAddress};
 use sqlx::Row;
 use sqlx::any::AnyRow;
-pub use stats::{Queue, Tally};
+pub use stats::{InFlight, Queue, Tally};
 
 use crate::domain::Payment;
 

@@ -126,15 +126,12 @@ impl Submitter {
             return Ok(Progress::Worked);
         }
         let failure = Failure::new("reverted", reason);
-        let verdicts = payments
-            .into_iter()
-            .map(|payment| {
-                tracing::warn!(request_id = %payment.request_id, reason = failure.message, "grant reverts");
-                (payment, Verdict::Ended(Ending::Failed(failure.clone())))
-            })
-            .collect();
+        let verdicts =
+            payments.into_iter().map(|payment| (payment, Verdict::Ended(Ending::Failed(failure.clone())))).collect();
         let settlement = Settlement { transaction: None, succeeded: false, verdicts };
-        self.store.settle(&settlement, self.clock.now()).await?;
+        let now = self.clock.now();
+        self.store.settle(&settlement, now).await?;
+        self.observations.grants_ended(&settlement, now);
         self.outbox_ready.notify_one();
         Ok(Progress::Worked)
     }

@@ -9,33 +9,15 @@ use blockchain::domain::{Ending, Failure, GrantId, Paid, Payment};
 use blockchain::fees::Fees;
 use blockchain::store::{LaneId, NewTransaction, Queue, Settlement, Store, Tally, Verdict};
 use chrono::{DateTime, TimeDelta, Utc};
-use secrecy::SecretString;
 use shared::clock::from_micros;
 use shared::event::{GrantsSubmitted, ResultEvent};
 use shared::telemetry::TraceParent;
 use sqlx::Row as _;
-use tempfile::TempDir;
+use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
 
-/// Runs each of these tests, functions of a [`Place`], on both databases.
-macro_rules! on_both_databases {
-    ($($test:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Place::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Place::postgres().await).await;
-            })*
-        }
-    };
-}
-
 on_both_databases! {
+    |kind| Place::new(kind).await.unwrap();
     a_new_request_is_queued_and_not_answered_yet,
     a_repeat_is_not_queued_again,
     a_request_twice_in_one_batch_is_queued_once,
@@ -62,28 +44,9 @@ on_both_databases! {
     reopening_keeps_everything,
 }
 
-/// Where an empty database is, for as long as this value lives.
-struct Place {
-    url: SecretString,
-    _folder: Option<TempDir>,
-}
-
-impl Place {
-    fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/data/blockchain.db", folder.path().display()).into();
-        Self { url, _folder: Some(folder) }
-    }
-
-    async fn postgres() -> Self {
-        let server = testkit::Postgres::shared().await.unwrap();
-        Self { url: server.create_database("blockchain").await.unwrap().into(), _folder: None }
-    }
-
-    /// Opens the store, as one more process would.
-    async fn open(&self) -> Store {
-        Store::open(&self.url).await.unwrap()
-    }
+/// Opens the store, as one more process would.
+async fn open(place: &Place) -> Store {
+    Store::open(&place.url().into()).await.unwrap()
 }
 
 const LANE: LaneId = LaneId { chain_id: 31_337, signer: Address::repeat_byte(0x51) };
@@ -113,6 +76,12 @@ fn payments(numbers: std::ops::Range<u64>) -> Vec<Payment> {
 async fn receive(store: &Store, payments: &[Payment], now: DateTime<Utc>) -> [usize; 3] {
     let received = store.receive(payments, now).await.unwrap();
     [received.queued, received.repeated, received.refused]
+}
+
+/// How many transactions are open, and how many grants are in them.
+async fn in_flight(store: &Store) -> (u64, u64) {
+    let in_flight = store.in_flight().await.unwrap();
+    (in_flight.transactions, in_flight.grants)
 }
 
 /// Which grants are in the queue, in its order.
@@ -146,7 +115,7 @@ fn settlement(transaction: Option<&str>, verdicts: Vec<(Payment, Verdict)>) -> S
 
 /// A store with one open lane and these payments queued.
 async fn with_queued(place: &Place, numbers: std::ops::Range<u64>) -> (Store, Vec<Payment>) {
-    let (store, payments) = (place.open().await, payments(numbers));
+    let (store, payments) = (open(place).await, payments(numbers));
     store.open_lane(LANE, 0).await.unwrap();
     receive(&store, &payments, at(0)).await;
     (store, payments)
@@ -178,7 +147,7 @@ async fn tally(store: &Store) -> [u64; 3] {
 }
 
 async fn a_new_request_is_queued_and_not_answered_yet(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let payments = payments(0..3);
     assert_eq!(receive(&store, &payments, at(0)).await, [3, 0, 0]);
     assert_eq!(queued(&store, at(0)).await, payments);
@@ -205,7 +174,7 @@ async fn payment_with_trace_of(store: &Store, number: u64) -> Payment {
 }
 
 async fn a_request_twice_in_one_batch_is_queued_once(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let one = payment(0);
     assert_eq!(receive(&store, &[one.clone(), one.clone(), one.clone()], at(0)).await, [1, 2, 0]);
     assert_eq!(queued(&store, at(0)).await, [one]);
@@ -254,7 +223,7 @@ async fn receivers_at_the_same_time_queue_each_grant_once(place: Place) {
     let all = payments(0..60);
     let mut running = JoinSet::new();
     for receiver in 0..4 {
-        let (store, mut mine) = (place.open().await, all.clone());
+        let (store, mut mine) = (open(&place).await, all.clone());
         mine.rotate_left(receiver * 15);
         if receiver % 2 == 1 {
             mine.reverse();
@@ -274,11 +243,11 @@ async fn receivers_at_the_same_time_queue_each_grant_once(place: Place) {
         });
     }
     assert_eq!(running.join_all().await.into_iter().sum::<usize>(), 60);
-    assert_eq!(queued(&place.open().await, at(0)).await, all);
+    assert_eq!(queued(&open(&place).await, at(0)).await, all);
 }
 
 async fn the_longest_waiting_come_first_and_no_more_than_asked_for(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     receive(&store, &[payment(5), payment(3)], at(10)).await;
     receive(&store, &[payment(9), payment(1)], at(0)).await;
     let numbers = async |limit: usize, now| -> Vec<String> {
@@ -292,7 +261,7 @@ async fn the_longest_waiting_come_first_and_no_more_than_asked_for(place: Place)
 }
 
 async fn a_lane_goes_on_from_the_chain_or_from_the_store_whichever_is_ahead(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     assert!(store.next_nonce(LANE).await.is_err(), "the lane was never opened");
     assert_eq!(store.open_lane(LANE, 3).await.unwrap(), 3);
     receive(&store, &payments(0..1), at(0)).await;
@@ -320,7 +289,7 @@ async fn an_assigned_batch_keeps_nonce_bytes_and_hash(place: Place) {
     carried.sort_by_key(|payment| payment.grant_id);
     assert_eq!(carried, payments[..2]);
     assert_eq!(queued(&store, at(10)).await, payments[2..]);
-    assert_eq!((store.next_nonce(LANE).await.unwrap(), store.in_flight().await.unwrap()), (1, (1, 2)));
+    assert_eq!((store.next_nonce(LANE).await.unwrap(), in_flight(&store).await), (1, (1, 2)));
     let progress = GrantsSubmitted {
         request_ids: payments[..2].iter().map(|payment| payment.request_id.clone()).collect(),
         transaction_hash: signed.hash.to_string(),
@@ -331,7 +300,7 @@ async fn an_assigned_batch_keeps_nonce_bytes_and_hash(place: Place) {
 
 async fn of_two_transactions_for_one_nonce_one_wins(place: Place) {
     let (store, payments) = with_queued(&place, 0..2).await;
-    let other = place.open().await;
+    let other = open(&place).await;
     let (a, b) = (signed("a"), signed("b"));
     let outcomes = tokio::join!(assign(&store, 0, &a, &payments[..1]), assign(&other, 0, &b, &payments[1..]));
     let (winner, loser) = match outcomes {
@@ -360,7 +329,7 @@ async fn a_refused_assignment_changes_nothing(place: Place) {
     }
     assert_eq!(assign(&store, 0, &signed("a"), &[payments[0].clone(), payment(9)]).await, None);
     assert_eq!(queued(&store, at(10)).await, payments);
-    assert_eq!((store.next_nonce(LANE).await.unwrap(), store.in_flight().await.unwrap()), (0, (0, 0)));
+    assert_eq!((store.next_nonce(LANE).await.unwrap(), in_flight(&store).await), (0, (0, 0)));
     assert_eq!((store.pending(LANE).await.unwrap(), published(&store).await), (vec![], vec![]));
     assert!(store.raw(signed("a").hash).await.is_err());
 }
@@ -369,7 +338,7 @@ async fn assignments_at_the_same_time_take_each_nonce_and_each_payment_once(plac
     let (store, _) = with_queued(&place, 0..40).await;
     let mut running = JoinSet::new();
     for process in 0..4 {
-        let store = place.open().await;
+        let store = open(&place).await;
         running.spawn(async move {
             let mut won = 0;
             loop {
@@ -454,7 +423,7 @@ async fn a_settled_transaction_ends_its_payments_and_announces_them(place: Place
     let expected: Vec<_> = payments.iter().zip(&endings).map(|(payment, end)| payment.result(end, at(20))).collect();
     assert_eq!(published(&store).await, expected);
     assert_eq!(tally(&store).await, [2, 200, 1]);
-    assert_eq!((store.in_flight().await.unwrap(), store.queue().await.unwrap().grants), ((0, 0), 0));
+    assert_eq!((in_flight(&store).await, store.queue().await.unwrap().grants), ((0, 0), 0));
     assert_eq!(store.pending(LANE).await.unwrap(), []);
     assert_eq!(store.payments_in(&id).await.unwrap(), []);
     assert_eq!(store.next_nonce(LANE).await.unwrap(), 1);
@@ -498,7 +467,7 @@ async fn a_transaction_settled_twice_counts_once(place: Place) {
         (payments[1].clone(), Verdict::Again { not_before: at(30) }),
     ];
     let ended = settlement(Some(&id), verdicts);
-    let other = place.open().await;
+    let other = open(&place).await;
     let (one, two) = tokio::join!(store.settle(&ended, at(20)), other.settle(&ended, at(20)));
     one.unwrap();
     two.unwrap();
@@ -559,7 +528,7 @@ async fn reopening_keeps_everything(place: Place) {
     store.database().close().await;
     assert!(store.receive(&payments, at(30)).await.is_err());
 
-    let store = place.open().await;
+    let store = open(&place).await;
     assert_eq!((store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await), before);
     assert_eq!(store.open_lane(LANE, 1).await.unwrap(), 2);
     assert_eq!(store.raw(b.hash).await.unwrap(), b.raw);

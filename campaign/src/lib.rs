@@ -41,7 +41,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start(config.log_format);
     let clock = Clock::system();
     let health = Health::default();
-    let mut lifecycle = Lifecycle::new(config.shutdown_deadline());
+    let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
     let [database, pubsub, publishing] = ["database", "pubsub", "publishing"].map(|name| health.dependency(name));
 
     let bus = PubSub::connect(&config.pubsub.project, config.pubsub.emulator())
@@ -50,9 +50,12 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let listener = http::listen(config.listen_address).await?;
     let routes = Routes::new(http::with_common_routes(Router::new(), health.clone(), metrics.clone()));
     lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
-    let store = until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await)
-        .await
-        .context("cannot open the database of DATABASE_URL")?;
+    let open = async {
+        until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await)
+            .await
+            .context("cannot open the database of DATABASE_URL")
+    };
+    let Some(store) = lifecycle.start(open).await? else { return Ok(ExitCode::SUCCESS) };
 
     let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let (acceptor, writer) =
@@ -85,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     });
 
     tracing::info!(address = %config.listen_address, project = config.pubsub.project, "campaign service is up");
-    let exit = lifecycle.run().await?;
+    let exit = lifecycle.run().await;
     store.database().close().await;
     Ok(exit)
 }

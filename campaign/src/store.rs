@@ -8,7 +8,7 @@ mod results;
 
 use chrono::{DateTime, Utc};
 pub use queries::{GrantEvent, Page, Totals};
-use rand::Rng;
+use rand::RngExt as _;
 pub use results::{Applied, Open};
 use secrecy::SecretString;
 use serde::Serialize;

@@ -20,10 +20,12 @@ use shared::clock::{Clock, from_micros};
 use shared::event::{GrantCompleted, GrantsSubmitted, ResultEvent};
 use shared::health::Health;
 use shared::http::{MAX_BODY_BYTES, with_common_routes};
-use support::{Place, arrival, on_both_databases, request, row_counts};
+use support::{arrival, open, request, row_counts};
+use testkit::{Database, Place, on_both_databases};
 use tower::ServiceExt as _;
 
 on_both_databases! {
+    |kind| Service::start(kind).await;
     a_new_grant_is_accepted_with_its_location,
     a_repeat_is_answered_with_the_first_grant,
     query_and_body_ask_for_the_same_thing,
@@ -53,8 +55,9 @@ struct Answer {
 }
 
 impl Service {
-    async fn start(place: Place) -> Self {
-        let (store, clock) = (place.open().await, Clock::manual(from_micros(1_700_000_000_000_000)));
+    async fn start(kind: Database) -> Self {
+        let place = Place::new(kind).await.unwrap();
+        let (store, clock) = (open(&place).await, Clock::manual(from_micros(1_700_000_000_000_000)));
         let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
         tokio::spawn(writer.run());
         Self { routes: routes(store.clone(), acceptor), store, clock, _place: place }
@@ -118,8 +121,7 @@ fn assert_refused(answer: &Answer, field: &str, rule: &str, what: &str) {
     assert!(errors.iter().any(names_it), "{what}: {field} {rule} is not in {}", answer.body);
 }
 
-async fn a_new_grant_is_accepted_with_its_location(place: Place) {
-    let service = Service::start(place).await;
+async fn a_new_grant_is_accepted_with_its_location(service: Service) {
     let answer = service.post("user_id=alice&campaign_id=summer").await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     let request_id = answer.body["request_id"].as_str().unwrap();
@@ -135,8 +137,7 @@ async fn a_new_grant_is_accepted_with_its_location(place: Place) {
     assert_eq!(shown.body["request_id"], request_id);
 }
 
-async fn a_repeat_is_answered_with_the_first_grant(place: Place) {
-    let service = Service::start(place).await;
+async fn a_repeat_is_answered_with_the_first_grant(service: Service) {
     let query = "user_id=alice&campaign_id=summer&token_amount=5";
     let first = service.send(with_key(post(query), b"order-1")).await;
     assert_eq!(first.status, StatusCode::ACCEPTED);
@@ -148,8 +149,7 @@ async fn a_repeat_is_answered_with_the_first_grant(place: Place) {
     assert_eq!(row_counts(&service.store).await, [1, 1, 2, 1]);
 }
 
-async fn query_and_body_ask_for_the_same_thing(place: Place) {
-    let service = Service::start(place).await;
+async fn query_and_body_ask_for_the_same_thing(service: Service) {
     let wallet = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
     let query = format!("user_id=%E3%83%97%20%26+1&campaign_id=summer&wallet_address={wallet}&token_amount=7");
     let first = service.post(&query).await;
@@ -171,12 +171,11 @@ async fn query_and_body_ask_for_the_same_thing(place: Place) {
     assert_eq!((lower.status, &lower.body["wallet_address"]), (StatusCode::OK, &json!(wallet)));
 }
 
-async fn bad_input_names_field_and_rule_and_stores_nothing(place: Place) {
+async fn bad_input_names_field_and_rule_and_stores_nothing(service: Service) {
     const BLANK: &str = "must not be blank";
     const LONG: &str = "must be at most 128 bytes, this has 129";
     const CONTROL: &str = "control characters";
     const AMOUNT: &str = "must be a whole number of tokens from 1 to 1000000000";
-    let service = Service::start(place).await;
     let long = "x".repeat(129);
     let long_in_bytes = "%C3%BC".repeat(64) + "x";
 
@@ -261,8 +260,7 @@ async fn bad_input_names_field_and_rule_and_stores_nothing(place: Place) {
     assert_eq!(row_counts(&service.store).await, [0, 0, 0, 0]);
 }
 
-async fn unreadable_requests_are_refused_and_store_nothing(place: Place) {
-    let service = Service::start(place).await;
+async fn unreadable_requests_are_refused_and_store_nothing(service: Service) {
     let good = r#"{"user_id":"u","campaign_id":"c"}"#;
 
     for (what, body) in [
@@ -312,8 +310,7 @@ async fn unreadable_requests_are_refused_and_store_nothing(place: Place) {
     assert_eq!(as_large_as_may_be.status, StatusCode::ACCEPTED);
 }
 
-async fn a_reused_key_is_refused_and_names_the_earlier_grant(place: Place) {
-    let service = Service::start(place).await;
+async fn a_reused_key_is_refused_and_names_the_earlier_grant(service: Service) {
     let first = service.send(with_key(post("user_id=alice&campaign_id=summer"), b"order-1")).await;
     let before = row_counts(&service.store).await;
     for query in ["user_id=bob&campaign_id=summer", "user_id=alice&campaign_id=summer&token_amount=99"] {
@@ -325,8 +322,7 @@ async fn a_reused_key_is_refused_and_names_the_earlier_grant(place: Place) {
     assert_eq!(row_counts(&service.store).await, before);
 }
 
-async fn another_amount_is_a_conflict_and_names_the_earlier_grant(place: Place) {
-    let service = Service::start(place).await;
+async fn another_amount_is_a_conflict_and_names_the_earlier_grant(service: Service) {
     let first = service.post("user_id=alice&campaign_id=summer").await;
     let before = row_counts(&service.store).await;
     let answer = service.post("user_id=alice&campaign_id=summer&token_amount=99").await;
@@ -336,16 +332,14 @@ async fn another_amount_is_a_conflict_and_names_the_earlier_grant(place: Place) 
     assert_eq!(row_counts(&service.store).await, before);
 }
 
-async fn a_user_whom_nobody_has_seen_has_an_empty_list(place: Place) {
-    let service = Service::start(place).await;
+async fn a_user_whom_nobody_has_seen_has_an_empty_list(service: Service) {
     let answer = service.get("/status?user_id=test").await;
     assert_eq!(answer.status, StatusCode::OK);
     let totals = json!({"grants": 0, "tokens": 0, "tokens_completed": 0, "tokens_pending": 0, "tokens_failed": 0});
     assert_eq!(answer.body, json!({"user_id": "test", "grants": [], "totals": totals}));
 }
 
-async fn status_lists_grants_and_totals_page_by_page(place: Place) {
-    let service = Service::start(place).await;
+async fn status_lists_grants_and_totals_page_by_page(service: Service) {
     for campaign in 1..=5 {
         service.post(&format!("user_id=alice&campaign_id=c{campaign}&token_amount={campaign}")).await;
         service.post(&format!("user_id=bob&campaign_id=c{campaign}")).await;
@@ -374,8 +368,7 @@ async fn status_lists_grants_and_totals_page_by_page(place: Place) {
     assert_eq!((campaigns(&all).len(), all.body.get("next_cursor")), (5, None));
 }
 
-async fn a_grant_tells_its_history(place: Place) {
-    let service = Service::start(place).await;
+async fn a_grant_tells_its_history(service: Service) {
     let accepted = service.post("user_id=alice&campaign_id=summer").await;
     let request_id = accepted.body["request_id"].as_str().unwrap();
     let grant = service.store.grant(&request_id.parse().unwrap()).await.unwrap().unwrap();
@@ -417,8 +410,7 @@ fn completed(grant: &domain::Grant, hash: &str) -> GrantCompleted {
     }
 }
 
-async fn a_closed_database_is_unavailable_for_now(place: Place) {
-    let service = Service::start(place).await;
+async fn a_closed_database_is_unavailable_for_now(service: Service) {
     service.store.database().close().await;
     for answer in [
         service.post("user_id=alice&campaign_id=summer").await,
@@ -433,8 +425,7 @@ async fn a_closed_database_is_unavailable_for_now(place: Place) {
     assert_refused(&refused, "campaign_id", "is missing", "rules are checked without the database");
 }
 
-async fn concurrent_repeats_get_one_grant(place: Place) {
-    let service = Service::start(place).await;
+async fn concurrent_repeats_get_one_grant(service: Service) {
     let mut running = tokio::task::JoinSet::new();
     for number in 0..60 {
         let routes = service.routes.clone();
@@ -453,8 +444,8 @@ async fn concurrent_repeats_get_one_grant(place: Place) {
 
 #[tokio::test]
 async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
-    let place = Place::sqlite();
-    let (store, clock) = (place.open().await, Clock::system());
+    let place = Place::sqlite().unwrap();
+    let (store, clock) = (open(&place).await, Clock::system());
     let (acceptor, writer) = acceptor::new(store.clone(), clock, Arc::default(), Duration::from_mins(1));
     let routes = routes(store.clone(), acceptor.clone());
     // Nobody takes requests from the queue yet; whoever has queued one and hung up does not take it out again.
@@ -484,7 +475,7 @@ async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
 
 #[tokio::test]
 async fn other_paths_and_methods_are_problems_too() {
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     for path in ["/", "/nothing", "/token-request/", "/grants", "/grants/", "/grants/a/b", "/status/"] {
         assert_problem(&service.get(path).await, 404, path);
     }
@@ -507,7 +498,7 @@ async fn other_paths_and_methods_are_problems_too() {
 async fn questions_with_bad_parameters_are_refused() {
     const LIMIT: &str = "must be a number from 1 to 500";
     const CURSOR: &str = "must be the next_cursor of an earlier answer";
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     let long = "x".repeat(129);
     for (query, field, rule) in [
         ("", "user_id", "is missing"),
@@ -542,7 +533,7 @@ async fn questions_with_bad_parameters_are_refused() {
 
 #[tokio::test]
 async fn all_that_is_wrong_is_told_at_once() {
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     let answer = service
         .post("user_id=%20&wallet_address=0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD&token_amount=0&token_amuont=5")
         .await;
@@ -579,7 +570,7 @@ async fn all_that_is_wrong_is_told_at_once() {
 
 #[tokio::test]
 async fn the_openapi_document_is_served() {
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     let answer = service.get("/openapi.json").await;
     assert_eq!(
         (answer.status, &answer.headers[header::CONTENT_TYPE]),
@@ -602,7 +593,7 @@ async fn the_openapi_document_is_served() {
 
 #[tokio::test]
 async fn the_callers_trace_goes_with_the_grant() {
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut asked = post("user_id=alice&campaign_id=summer");
     asked.headers_mut().insert("traceparent", trace.parse().unwrap());
@@ -614,7 +605,7 @@ async fn the_callers_trace_goes_with_the_grant() {
 
 #[tokio::test]
 async fn probes_and_metrics_are_answered() {
-    let service = Service::start(Place::sqlite()).await;
+    let service = Service::start(Database::Sqlite).await;
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(service.get(path).await.status, StatusCode::OK, "{path}");
     }

@@ -16,12 +16,14 @@ use shared::clock::from_micros;
 use shared::event::{GrantCompleted, GrantFailed, GrantsSubmitted, RequestEvent, ResultEvent};
 use shared::id::RequestId;
 use sqlx::Row as _;
-use support::{Place, arrival, on_both_databases, request, row_counts};
+use support::{arrival, open, request, row_counts};
+use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
 
 const AFTER: Duration = Duration::from_mins(1);
 
 on_both_databases! {
+    |kind| Place::new(kind).await.unwrap();
     a_new_request_is_committed_with_its_event_and_its_message,
     a_repeat_by_nature_or_by_key_is_the_grant_as_it_stands,
     a_key_of_another_request_is_refused_and_nothing_is_stored,
@@ -153,7 +155,7 @@ async fn publish_all(store: &Store) {
 }
 
 async fn a_new_request_is_committed_with_its_event_and_its_message(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let mut asked = arrival(request("alice", "summer", 7), None);
     asked.request.wallet_address = Some("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed".parse().unwrap());
     let Decision::New(grant) = accept(&store, asked.clone()).await else { panic!("new") };
@@ -177,7 +179,7 @@ async fn a_new_request_is_committed_with_its_event_and_its_message(place: Place)
 }
 
 async fn a_repeat_by_nature_or_by_key_is_the_grant_as_it_stands(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let asked = || request("alice", "summer", 100);
     let Decision::New(grant) = accept(&store, arrival(asked(), Some("order-1"))).await else { panic!("new") };
     let before = row_counts(&store).await;
@@ -193,7 +195,7 @@ async fn a_repeat_by_nature_or_by_key_is_the_grant_as_it_stands(place: Place) {
 }
 
 async fn a_key_of_another_request_is_refused_and_nothing_is_stored(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let first = arrival(request("alice", "summer", 100), Some("order-1"));
     let Decision::New(grant) = accept(&store, first).await else { panic!("new") };
     let before = row_counts(&store).await;
@@ -209,7 +211,7 @@ async fn a_key_of_another_request_is_refused_and_nothing_is_stored(place: Place)
 }
 
 async fn another_amount_or_wallet_for_the_same_user_is_refused(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let earlier = grant(&store, "alice", "summer", 100).await.request_id;
     let before = row_counts(&store).await;
 
@@ -225,7 +227,7 @@ async fn another_amount_or_wallet_for_the_same_user_is_refused(place: Place) {
 }
 
 async fn every_key_that_named_a_grant_is_remembered(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     let repeat = accept(&store, arrival(request("alice", "summer", 100), Some("second"))).await;
     assert_eq!(repeat, Decision::Repeat(grant.clone()));
@@ -234,7 +236,7 @@ async fn every_key_that_named_a_grant_is_remembered(place: Place) {
 }
 
 async fn duplicates_within_one_batch_are_one_grant(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let alice = || request("alice", "summer", 100);
     let decisions = accept_all(
         &store,
@@ -265,17 +267,17 @@ async fn duplicates_within_one_batch_are_one_grant(place: Place) {
 }
 
 async fn a_closed_database_refuses_and_keeps_nothing(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     store.database().close().await;
     store.accept(&[arrival(request("alice", "summer", 100), Some("k"))], at(0), AFTER).await.unwrap_err();
 
-    let store = place.open().await;
+    let store = open(&place).await;
     assert_eq!(row_counts(&store).await, [0, 0, 0, 0]);
     assert_eq!(grant(&store, "alice", "summer", 200).await.grant_index, 0);
 }
 
 async fn a_transaction_that_breaks_leaves_nothing_behind(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     change(&store, "alter table outbox rename to outbox_away").await;
     let asked = || arrival(request("alice", "summer", 100), Some("k"));
     let error = store.accept(&[asked()], at(0), AFTER).await.unwrap_err();
@@ -289,7 +291,7 @@ async fn a_transaction_that_breaks_leaves_nothing_behind(place: Place) {
 }
 
 async fn numbers_are_dense_and_repeats_use_none_up(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let mut indexes = Vec::new();
     for batch in 0..5 {
         // Each batch repeats half of the one before, and has a request that is refused.
@@ -309,7 +311,7 @@ async fn numbers_are_dense_and_repeats_use_none_up(place: Place) {
 async fn accept_at_once(place: &Place, writers: usize, batches: impl Fn(usize) -> Vec<Vec<Arrival>>) -> Vec<Decision> {
     let mut running = JoinSet::new();
     for writer in 0..writers {
-        let (store, batches) = (place.open().await, batches(writer));
+        let (store, batches) = (open(place).await, batches(writer));
         running.spawn(async move {
             let mut decisions = Vec::new();
             for batch in batches {
@@ -348,7 +350,7 @@ async fn writers_at_the_same_time_never_grant_twice_nor_number_twice(place: Plac
         let (Decision::New(grant) | Decision::Repeat(grant)) = decision else { panic!("{decision:?}") };
         assert_eq!(grant, by_user[&grant.request.user_id], "every answer names the same grant");
     }
-    assert_eq!(row_counts(&place.open().await).await, [60, 60, 0, 60]);
+    assert_eq!(row_counts(&open(&place).await).await, [60, 60, 0, 60]);
 }
 
 async fn one_key_used_at_the_same_time_stands_for_one_grant(place: Place) {
@@ -362,14 +364,14 @@ async fn one_key_used_at_the_same_time_stands_for_one_grant(place: Place) {
 }
 
 async fn reopening_keeps_issuer_numbers_keys_and_grants(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let issuer = store.issuer();
     let Decision::New(first) = accept(&store, arrival(request("alice", "summer", 100), Some("k"))).await else {
         panic!("new")
     };
     store.database().close().await;
 
-    let store = place.open().await;
+    let store = open(&place).await;
     assert_eq!(store.issuer(), issuer);
     assert_eq!(stored(&store, &first).await, first);
     assert_eq!(grant(&store, "bob", "summer", 100).await.grant_index, 1);
@@ -378,7 +380,7 @@ async fn reopening_keeps_issuer_numbers_keys_and_grants(place: Place) {
 }
 
 async fn ids_in_any_script_come_back_unchanged(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let (user, campaign, key) = ("プレイヤー 7 / \"ünï\\code\" 🎮", "été '26; --", "ключ-$1");
     let Decision::New(grant) = accept(&store, arrival(request(user, campaign, 100), Some(key))).await else {
         panic!("new")
@@ -399,7 +401,7 @@ async fn ids_in_any_script_come_back_unchanged(place: Place) {
 }
 
 async fn a_completed_grant_shows_transaction_block_and_time(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     let applied = apply(&store, &[completed(&grant, "0xaa")], at(9)).await;
     let now = stored(&store, &grant).await;
@@ -417,7 +419,7 @@ async fn a_completed_grant_shows_transaction_block_and_time(place: Place) {
 }
 
 async fn a_failed_grant_shows_why(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     apply(&store, &[failed(&grant, "campaign_cap_exceeded", "the cap is reached")], at(9)).await;
     let now = stored(&store, &grant).await;
@@ -429,7 +431,7 @@ async fn a_failed_grant_shows_why(place: Place) {
 }
 
 async fn one_progress_message_moves_all_of_its_grants(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let users: Vec<_> = (0..300).map(|user| arrival(request(&format!("user-{user}"), "summer", 1), None)).collect();
     let decisions = accept_all(&store, &users).await;
     let grants = news(&decisions);
@@ -441,7 +443,7 @@ async fn one_progress_message_moves_all_of_its_grants(place: Place) {
 }
 
 async fn results_of_one_batch_are_applied_in_their_order(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     let results = [submitted(&[&grant], "0xaa"), submitted(&[&grant], "0xbb"), completed(&grant, "0xbb")];
     let (moved, _) = apply(&store, &results, at(9)).await;
@@ -451,7 +453,7 @@ async fn results_of_one_batch_are_applied_in_their_order(place: Place) {
 }
 
 async fn a_late_result_is_recorded_and_moves_nothing(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     apply(&store, &[completed(&grant, "0xaa")], at(6)).await;
     let before = stored(&store, &grant).await;
@@ -463,7 +465,7 @@ async fn a_late_result_is_recorded_and_moves_nothing(place: Place) {
 }
 
 async fn a_payment_reported_after_a_failure_counts(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     apply(&store, &[failed(&grant, "x", "y")], at(6)).await;
     apply(&store, &[completed(&grant, "0xaa")], at(7)).await;
@@ -473,7 +475,7 @@ async fn a_payment_reported_after_a_failure_counts(place: Place) {
 }
 
 async fn a_repeated_result_changes_nothing(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let (alice, bob) = (grant(&store, "alice", "summer", 1).await, grant(&store, "bob", "summer", 1).await);
     let results = [submitted(&[&alice, &bob], "0xaa"), completed(&alice, "0xaa"), failed(&bob, "x", "y")];
     apply(&store, &results, at(6)).await;
@@ -485,7 +487,7 @@ async fn a_repeated_result_changes_nothing(place: Place) {
 }
 
 async fn results_of_unknown_grants_are_counted_and_leave_the_others_alone(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let known = grant(&store, "alice", "summer", 100).await;
     let stranger = Grant { request_id: "somebody-else-s".parse().unwrap(), ..known.clone() };
     let results = [completed(&stranger, "0xaa"), submitted(&[&stranger, &known], "0xbb")];
@@ -497,7 +499,7 @@ async fn results_of_unknown_grants_are_counted_and_leave_the_others_alone(place:
 }
 
 async fn texts_of_other_programs_come_back_as_they_were(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let odd =
         ["", " ", "it's \"quoted\" \\ and \\u0000", "line\r\nline\ttab\u{7f}\u{1b}[31m", "🎮 \u{202e}ünï \u{ffff}"];
     for (number, text) in odd.iter().enumerate() {
@@ -511,7 +513,7 @@ async fn texts_of_other_programs_come_back_as_they_were(place: Place) {
 }
 
 async fn a_nul_character_in_a_text_is_replaced(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let (alice, bob) = (grant(&store, "alice", "summer", 1).await, grant(&store, "bob", "summer", 1).await);
     apply(&store, &[failed(&alice, "x", "no\0thing \\u0000"), completed(&bob, "0x\0")], at(6)).await;
     let now = stored(&store, &alice).await;
@@ -521,13 +523,13 @@ async fn a_nul_character_in_a_text_is_replaced(place: Place) {
 }
 
 async fn results_applied_at_the_same_time_all_count(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let users: Vec<_> = (0..40).map(|user| arrival(request(&format!("user-{user}"), "summer", 1), None)).collect();
     let decisions = accept_all(&store, &users).await;
     let grants = news(&decisions);
     let mut running = JoinSet::new();
     for consumer in 0..4 {
-        let store = place.open().await;
+        let store = open(&place).await;
         // Every consumer is told everything, half of them backwards, as an eager broker may do.
         let mut results: Vec<_> = grants.iter().map(|grant| completed(grant, "0xaa")).collect();
         if consumer % 2 == 1 {
@@ -549,7 +551,7 @@ async fn results_applied_at_the_same_time_all_count(place: Place) {
 }
 
 async fn only_what_is_overdue_is_published_again_each_time_later(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let early = grant(&store, "alice", "summer", 100).await;
     store.accept(&[arrival(request("bob", "summer", 100), None)], at(30), AFTER).await.unwrap();
     publish_all(&store).await;
@@ -574,7 +576,7 @@ async fn only_what_is_overdue_is_published_again_each_time_later(place: Place) {
 }
 
 async fn the_wait_for_a_result_is_an_hour_at_most(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     for day in 1..40 {
         publish_all(&store).await;
@@ -588,7 +590,7 @@ async fn the_wait_for_a_result_is_an_hour_at_most(place: Place) {
 }
 
 async fn what_still_waits_to_be_published_is_not_queued_again(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     assert_eq!(store.republish(at(100_000), AFTER, 500).await.unwrap(), 0);
     assert_eq!((row_counts(&store).await[3], stored(&store, &grant).await.retry_count), (1, 0));
@@ -597,7 +599,7 @@ async fn what_still_waits_to_be_published_is_not_queued_again(place: Place) {
 }
 
 async fn final_grants_are_never_published_again(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let [alice, bob, carol] = [
         grant(&store, "alice", "summer", 1).await,
         grant(&store, "bob", "summer", 1).await,
@@ -611,7 +613,7 @@ async fn final_grants_are_never_published_again(place: Place) {
 }
 
 async fn one_step_publishes_no_more_again_than_its_limit(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let users: Vec<_> = (0..5).map(|user| arrival(request(&format!("user-{user}"), "summer", 1), None)).collect();
     accept_all(&store, &users).await;
     publish_all(&store).await;
@@ -623,13 +625,13 @@ async fn one_step_publishes_no_more_again_than_its_limit(place: Place) {
 }
 
 async fn two_replicas_publish_an_overdue_grant_again_once(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let users: Vec<_> = (0..200).map(|user| arrival(request(&format!("user-{user}"), "summer", 1), None)).collect();
     accept_all(&store, &users).await;
     publish_all(&store).await;
     let mut running = JoinSet::new();
     for _ in 0..4 {
-        let store = place.open().await;
+        let store = open(&place).await;
         running.spawn(async move { store.republish(at(60), AFTER, 500).await.unwrap() });
     }
     assert_eq!(running.join_all().await.into_iter().sum::<usize>(), 200);
@@ -637,7 +639,7 @@ async fn two_replicas_publish_an_overdue_grant_again_once(place: Place) {
 }
 
 async fn open_grants_are_counted_until_they_are_final(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let open = async || {
         let open = store.open_grants().await.unwrap();
         (open.grants, open.oldest)
@@ -653,7 +655,7 @@ async fn open_grants_are_counted_until_they_are_final(place: Place) {
 }
 
 async fn totals_add_up_by_state_and_campaign(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let user = "alice".parse().unwrap();
     assert_eq!(store.totals_of(&user, None).await.unwrap(), Totals::default());
     let [spring, summer, autumn, winter] = [
@@ -680,7 +682,7 @@ async fn totals_add_up_by_state_and_campaign(place: Place) {
 }
 
 async fn pages_go_from_the_newest_to_the_oldest_without_gaps(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let mine: Vec<_> = (0..7).map(|campaign| arrival(request("alice", &format!("c-{campaign}"), 1), None)).collect();
     let others: Vec<_> = (0..7).map(|campaign| arrival(request("bob", &format!("c-{campaign}"), 1), None)).collect();
     let mixed: Vec<_> = mine.into_iter().zip(others).flat_map(|(mine, other)| [mine, other]).collect();
@@ -704,7 +706,7 @@ async fn pages_go_from_the_newest_to_the_oldest_without_gaps(place: Place) {
 }
 
 async fn events_are_told_in_the_order_in_which_they_happened(place: Place) {
-    let store = place.open().await;
+    let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
     publish_all(&store).await;
     let mut now = at(0);

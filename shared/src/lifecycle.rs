@@ -4,10 +4,11 @@
 //! again. SIGTERM or SIGINT asks all tasks to finish what they have begun; a second signal, or the deadline, ends the
 //! process without waiting. Either way nothing is lost, since everything accepted is committed before it is answered.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,13 +20,36 @@ pub struct Lifecycle {
     shutdown: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     deadline: Duration,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Lifecycle {
-    /// A process that has `deadline` to finish once it is asked to.
-    #[must_use]
-    pub fn new(deadline: Duration) -> Self {
-        Self { shutdown: CancellationToken::new(), tasks: JoinSet::new(), deadline }
+    /// A process that has `deadline` to finish once it is asked to. From now on it hears signals.
+    ///
+    /// # Errors
+    ///
+    /// When signals cannot be listened to.
+    pub fn new(deadline: Duration) -> io::Result<Self> {
+        Ok(Self {
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            deadline,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for what the process needs before it can work; `None` if it is asked to stop first.
+    ///
+    /// # Errors
+    ///
+    /// When the start fails.
+    pub async fn start<T>(&mut self, start: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            started = start => started.map(Some),
+            () = asked_to_stop(&mut self.terminate, &mut self.interrupt) => Ok(None),
+        }
     }
 
     /// Cancelled when the process is to finish.
@@ -52,17 +76,10 @@ impl Lifecycle {
     }
 
     /// Waits for a signal or for a task to die, then for the tasks to finish.
-    ///
-    /// # Errors
-    ///
-    /// When signals cannot be listened to.
-    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub async fn run(mut self) -> ExitCode {
         let mut exit = ExitCode::SUCCESS;
         tokio::select! {
-            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "shutting down"),
-            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "shutting down"),
+            () = asked_to_stop(&mut self.terminate, &mut self.interrupt) => {}
             Some(ended) = self.tasks.join_next() => {
                 report_death(ended);
                 exit = ExitCode::FAILURE;
@@ -85,12 +102,19 @@ impl Lifecycle {
                 tracing::error!(deadline_seconds = self.deadline.as_secs(), "tasks did not finish within the deadline");
                 false
             }
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+            () = asked_to_stop(&mut self.terminate, &mut self.interrupt) => false,
         };
         tracing::info!(clean, "stopped");
-        Ok(if clean { exit } else { ExitCode::FAILURE })
+        if clean { exit } else { ExitCode::FAILURE }
     }
+}
+
+async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal, "shutting down");
 }
 
 fn report_death(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rand::Rng;
+use rand::RngExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -6,14 +6,15 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
 use serde::Serialize;
 use shared::db::{self, Database, Dialect, Error};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
-use support::{Place, change, on_both_databases};
+use support::{change, open};
+use testkit::{Place, on_both_databases};
 
 on_both_databases! {
+    |kind| Place::new(kind).await.unwrap();
     rows_go_in_and_come_out_as_they_were,
     rows_that_break_a_constraint_are_data_errors,
     a_transaction_without_a_commit_leaves_nothing,
@@ -55,7 +56,7 @@ async fn lines(database: &Database) -> Vec<Line> {
 }
 
 async fn with_table(place: &Place) -> Database {
-    let database = place.open().await;
+    let database = open(place).await;
     change(&database, TABLE).await;
     database
 }
@@ -129,41 +130,41 @@ async fn a_stored_value_that_breaks_its_type_is_named(place: Place) {
 }
 
 async fn a_closed_database_is_neither_data_nor_away(place: Place) {
-    let database = place.open().await;
+    let database = open(&place).await;
     database.close().await;
     let error = database.begin().await.unwrap_err();
     assert!(!error.is_data() && !error.is_unreachable(), "{error:?}");
 }
 
 async fn a_database_that_is_newer_than_the_program_is_refused(place: Place) {
-    place.open().await.close().await;
-    let error = place.open_with(&Migrator::DEFAULT).await.unwrap_err();
+    open(&place).await.close().await;
+    let error = refused(place.url()).await;
     assert!(matches!(error, Error::Migrate(_)) && !error.is_unreachable(), "{error:?}");
 }
 
 async fn opening_again_keeps_what_is_there(place: Place) {
     let database = with_table(&place).await;
     insert(&database, &[line(1, "one")]).await.unwrap();
-    let (second, dialect) = (place.open().await, database.dialect());
+    let (second, dialect) = (open(&place).await, database.dialect());
     database.close().await;
     assert_eq!((lines(&second).await, second.dialect()), (vec![line(1, "one")], dialect));
 }
 
-async fn open(url: &str) -> Error {
-    Database::open(&SecretString::from(url.to_owned()), &Migrator::DEFAULT).await.unwrap_err()
+async fn refused(url: &str) -> Error {
+    Database::open(&url.into(), &Migrator::DEFAULT).await.unwrap_err()
 }
 
 #[tokio::test]
 async fn replicas_that_start_together_on_an_empty_database_all_open_it() {
-    let place = Place::postgres().await;
-    let opened = tokio::join!(place.open(), place.open(), place.open(), place.open());
+    let place = Place::postgres().await.unwrap();
+    let opened = tokio::join!(open(&place), open(&place), open(&place), open(&place));
     assert_eq!(opened.3.dialect(), Dialect::Postgres);
 }
 
 #[tokio::test]
 async fn a_url_of_no_kind_that_we_know_is_refused() {
     for url in ["", "alice.db", "mysql://localhost/db", "/tmp/alice.db", "http://localhost"] {
-        assert!(matches!(open(url).await, Error::UnknownScheme), "{url}");
+        assert!(matches!(refused(url).await, Error::UnknownScheme), "{url}");
     }
 }
 
@@ -174,10 +175,10 @@ async fn a_sqlite_path_that_cannot_be_used_fails_at_once_and_says_why() {
     std::fs::write(folder.path().join("text"), "no database, but a text that is longer than a page header ".repeat(20))
         .unwrap();
 
-    let error = open(&format!("sqlite://{path}/text/below/a.db")).await;
+    let error = refused(&format!("sqlite://{path}/text/below/a.db")).await;
     assert!(matches!(&error, Error::Folder { folder, .. } if folder.ends_with("text/below")), "{error:?}");
     for url in [format!("sqlite://{path}"), format!("sqlite://{path}/text")] {
-        let error = open(&url).await;
+        let error = refused(&url).await;
         assert!(!error.is_unreachable() && !error.is_data(), "{url}: {error:?}");
         let words = error.to_string();
         assert!(words.contains("unable to open") || words.contains("not a database"), "{url}: {words}");
@@ -188,7 +189,7 @@ async fn a_sqlite_path_that_cannot_be_used_fails_at_once_and_says_why() {
 async fn a_server_that_nobody_listens_at_is_away() {
     let port = testkit::ports::free().unwrap();
     let start = Instant::now();
-    let error = open(&format!("postgres://postgres@127.0.0.1:{port}/nothing")).await;
+    let error = refused(&format!("postgres://postgres@127.0.0.1:{port}/nothing")).await;
     assert!(error.is_unreachable() && !error.is_data(), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(30), "after {:?}", start.elapsed());
 }
@@ -196,14 +197,14 @@ async fn a_server_that_nobody_listens_at_is_away() {
 #[tokio::test]
 async fn a_database_that_does_not_exist_is_a_mistake_and_not_away() {
     let url = testkit::Postgres::shared().await.unwrap().create_database("shared").await.unwrap();
-    let error = open(&format!("{url}_not")).await;
+    let error = refused(&format!("{url}_not")).await;
     assert!(!error.is_unreachable() && !error.is_data(), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_server_that_ends_the_connection_is_away() {
-    let place = Place::postgres().await;
-    let database = place.open().await;
+    let place = Place::postgres().await.unwrap();
+    let database = open(&place).await;
     let mut tx = database.begin().await.unwrap();
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
     // What every connection is told when the server is stopped.

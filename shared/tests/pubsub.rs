@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rand::Rng as _;
+use rand::RngExt as _;
 use serde_json::{Value, json};
 use shared::clock::{Clock, from_micros};
 use shared::db::{self, Database};
@@ -21,8 +21,8 @@ use shared::outbox::{self, Pending, Relay};
 use shared::pubsub::{Delivery, Keeper, Message, PubSub, Receiver, Topic};
 use shared::telemetry::TraceParent;
 use shared::worker::{self, Progress, Schedule, Worker as _};
-use support::{Place, change, on_both_databases};
-use testkit::{Emulator, Pubsub, RunDir, ports, until, until_some};
+use support::{change, open};
+use testkit::{Emulator, Place, Pubsub, RunDir, on_both_databases, ports, until, until_some};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ const REQUESTS_SUB: &str = "token-grant-requests-sub";
 const DEAD_LETTER_SUB: &str = "token-grant-requests-dead-letter-sub";
 
 on_both_databases! {
+    |kind| Place::new(kind).await.unwrap();
     the_relay_publishes_what_is_committed_and_removes_it,
     the_relay_creates_topics_that_are_missing,
     the_relay_takes_no_more_than_a_batch_a_step,
@@ -127,8 +128,8 @@ struct Ledger {
 
 impl Ledger {
     async fn open() -> Self {
-        let place = Place::sqlite();
-        let database = place.open().await;
+        let place = Place::sqlite().unwrap();
+        let database = open(&place).await;
         change(
             &database,
             "create table ledger (
@@ -487,7 +488,7 @@ fn relay(database: &Database, bus: &PubSub) -> Relay {
 
 async fn the_relay_publishes_what_is_committed_and_removes_it(place: Place) {
     let Project { bus, witness } = Project::eager().await;
-    let database = place.open().await;
+    let database = open(&place).await;
     let relay = relay(&database, &bus);
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
 
@@ -513,7 +514,7 @@ async fn the_relay_publishes_what_is_committed_and_removes_it(place: Place) {
 
 async fn the_relay_creates_topics_that_are_missing(place: Place) {
     let Project { bus, witness } = Project::new().await;
-    let database = place.open().await;
+    let database = open(&place).await;
     enqueue(&database, ["r-1".to_owned()]).await;
     let relay = relay(&database, &bus);
     let error = relay.run_once().await.unwrap_err();
@@ -529,7 +530,7 @@ async fn the_relay_creates_topics_that_are_missing(place: Place) {
 
 async fn the_relay_takes_no_more_than_a_batch_a_step(place: Place) {
     let Project { bus, .. } = Project::eager().await;
-    let database = place.open().await;
+    let database = open(&place).await;
     enqueue(&database, (0..1500).map(|number| format!("r-{number}"))).await;
     let relay = relay(&database, &bus);
     assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 500));
@@ -541,7 +542,7 @@ async fn the_relay_keeps_everything_while_the_broker_is_away(place: Place) {
     let emulator = Emulator::start_own(folder.log("emulator"), ports::free().unwrap(), None).await.unwrap();
     let (bus, witness) = (PubSub::connect("away", Some(emulator.host())).await.unwrap(), emulator.project("away"));
     bus.ensure().await.unwrap();
-    let database = place.open().await;
+    let database = open(&place).await;
     let relay = relay(&database, &bus);
     emulator.kill9().await.unwrap();
     enqueue(&database, ["r-1", "r-2", "r-3"].map(str::to_owned)).await;

@@ -22,6 +22,7 @@ pub mod chain;
 pub mod client;
 pub mod emulator;
 pub mod paths;
+pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod process;
@@ -36,6 +37,7 @@ pub use self::{
     client::{Answer, BlockchainClient, CampaignClient, Grant, GrantRequest},
     emulator::Emulator,
     paths::RunDir,
+    place::Place,
     postgres::Postgres,
     pubsub::Pubsub,
     service::Service,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use rand::Rng as _;
+use rand::RngExt as _;
 
 /// Below the ports that Linux and macOS give to outgoing connections, so that a port stays free while its server
 /// restarts.

@@ -15,6 +15,17 @@ pub struct Queue {
     pub oldest: Option<DateTime<Utc>>,
 }
 
+/// Transactions whose fate is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// How many.
+    pub transactions: u64,
+    /// How many grants they carry.
+    pub grants: u64,
+    /// When the oldest of them was committed.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
 /// What was ever paid and refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -44,20 +55,25 @@ impl Store {
         })
     }
 
-    /// The number of open transactions, and of the grants in them.
+    /// The transactions whose fate is open.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub async fn in_flight(&self) -> db::Result<(u64, u64)> {
+    pub async fn in_flight(&self) -> db::Result<InFlight> {
         let row = sqlx::query(
             "-- store::in_flight
-             select count(*) as transactions, cast(coalesce(sum(grants), 0) as bigint) as grants
+             select count(*) as transactions, cast(coalesce(sum(grants), 0) as bigint) as grants,
+                    min(created_at) as oldest
              from chain_transaction where state = 'pending'",
         )
         .fetch_one(self.database.reader())
         .await?;
-        Ok((db::unsigned(&row, "transactions")?, db::unsigned(&row, "grants")?))
+        Ok(InFlight {
+            transactions: db::unsigned(&row, "transactions")?,
+            grants: db::unsigned(&row, "grants")?,
+            oldest: row.try_get::<Option<i64>, _>("oldest")?.map(shared::clock::from_micros),
+        })
     }
 
     /// What was ever paid and refused.

@@ -69,6 +69,19 @@ impl Fields {
         Ok(fields)
     }
 
+    /// Takes a header as a field of the same name; the query string or the body may give it too, as `alias`.
+    pub(super) fn add_header(&mut self, headers: &HeaderMap, name: &'static str, alias: &str) {
+        if let Some(value) = self.values.remove(alias) {
+            self.insert(name.to_owned(), value);
+        }
+        for value in headers.get_all(name) {
+            match value.to_str() {
+                Ok(text) => self.insert(name.to_owned(), Value::String(text.to_owned())),
+                Err(_) => self.error(name, "must be visible ASCII"),
+            }
+        }
+    }
+
     /// A field of text that must be there.
     pub(super) fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
         let missing = matches!(self.values.get(name), None | Some(Value::Null));

@@ -2,11 +2,11 @@
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use shared::http::{FieldError, Problem};
-use shared::id::{IdempotencyKey, RequestId, TokenAmount};
+use shared::http::Problem;
+use shared::id::{RequestId, TokenAmount};
 
 use super::fields::Fields;
 use super::{Error, Trace};
@@ -14,7 +14,7 @@ use crate::acceptor::Acceptor;
 use crate::domain::{Arrival, Decision, Grant, GrantRequest};
 
 /// The header that names a request.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// Ask for tokens to be paid.
 ///
@@ -28,7 +28,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     params(
         GrantRequest,
         ("Idempotency-Key" = Option<String>, Header, description = "Your own name for this request, 1 to 128 bytes. \
-            Send the same request again under the same key as often as you like: it is one grant. Keys never expire."),
+            Send the same request again under the same key as often as you like: it is one grant. Keys never expire. \
+            Where headers are hard to set: `idempotency_key` among the fields."),
     ),
     request_body(content = Option<GrantRequest>, description = "The same fields as in the query string, in place of it."),
     responses(
@@ -58,16 +59,17 @@ pub(super) async fn handle(
         Problem::malformed(rejection.status()).detail("the body must be at most 65536 bytes and arrive complete")
     })?;
     let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    fields.add_header(&headers, IDEMPOTENCY_KEY, "idempotency_key");
     let user_id = fields.required("user_id");
     let campaign_id = fields.required("campaign_id");
     let wallet_address = fields.optional("wallet_address");
     let token_amount = fields.optional_number("token_amount").unwrap_or(TokenAmount::DEFAULT);
+    let key = fields.optional(IDEMPOTENCY_KEY);
     fields.finish()?;
     let (Some(user_id), Some(campaign_id)) = (user_id, campaign_id) else {
         return Err(Problem::malformed(StatusCode::BAD_REQUEST).into());
     };
     let request = GrantRequest { user_id, campaign_id, wallet_address, token_amount };
-    let key = idempotency_key(&headers)?;
 
     match acceptor.accept(Arrival { request, key, trace }).await {
         Ok(Decision::New(grant)) => Ok(answer(StatusCode::ACCEPTED, grant)),
@@ -76,18 +78,6 @@ pub(super) async fn handle(
         Ok(Decision::AlreadyGranted { earlier }) => Err(already_granted(&earlier).into()),
         Err(error) => Err(Problem::unavailable().detail(error.to_string()).into()),
     }
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let rule = match value.to_str().map(str::parse) {
-        _ if values.next().is_some() => "is given more than once".to_owned(),
-        Ok(Ok(key)) => return Ok(Some(key)),
-        Ok(Err(error)) => shared::id::InvalidId::to_string(&error),
-        Err(_) => "must be visible ASCII".to_owned(),
-    };
-    Err(Problem::invalid_request(vec![FieldError { field: "Idempotency-Key".into(), rule }]))
 }
 
 fn answer(status: StatusCode, grant: Grant) -> Response {

@@ -1,52 +1,13 @@
-//! A database of its own for each test: SQLite in a temporary folder, or one of the test server's PostgreSQL databases.
+//! The store in a database of a test's own, what arrives there, and what is kept of it.
 
 use campaign::domain::{Arrival, GrantRequest};
 use campaign::store::Store;
-use secrecy::SecretString;
 use shared::telemetry::TraceParent;
-use tempfile::TempDir;
+use testkit::Place;
 
-/// Runs each of these tests, functions of a [`Place`], on both databases.
-macro_rules! on_both_databases {
-    ($($test:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::support::Place::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::support::Place::postgres().await).await;
-            })*
-        }
-    };
-}
-pub(crate) use on_both_databases;
-
-/// Where an empty database is, for as long as this value lives.
-pub(crate) struct Place {
-    url: SecretString,
-    _folder: Option<TempDir>,
-}
-
-impl Place {
-    pub(crate) fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/data/campaign.db", folder.path().display()).into();
-        Self { url, _folder: Some(folder) }
-    }
-
-    pub(crate) async fn postgres() -> Self {
-        let server = testkit::Postgres::shared().await.unwrap();
-        Self { url: server.create_database("campaign").await.unwrap().into(), _folder: None }
-    }
-
-    /// Opens the store, as one more process would.
-    pub(crate) async fn open(&self) -> Store {
-        Store::open(&self.url).await.unwrap()
-    }
+/// Opens the store, as one more process would.
+pub(crate) async fn open(place: &Place) -> Store {
+    Store::open(&place.url().into()).await.unwrap()
 }
 
 /// What a studio asks for, where nothing else matters.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::stack::Builder;
-use testkit::{Stack, anvil};
+use testkit::{Stack, anvil, until_some};
 
 use crate::harness::{SOON, builder};
 
@@ -54,5 +54,24 @@ async fn a_database_that_cannot_be_opened_stops_the_service() {
     for url in ["mysql://root@localhost/x", "sqlite:///proc/nowhere/blockchain.db"] {
         stack.blockchain.set("DATABASE_URL", url);
         refuses_to_start(&stack, &["DATABASE_URL"]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_waits_for_its_chain_stops_when_told_to_and_keeps_the_url_to_itself() {
+    let stack = prepared().start().await.unwrap();
+    stack.blockchain.set("RPC_URL", "https://127.0.0.1:9/v1/secret-provider-key");
+    stack.blockchain.spawn().unwrap();
+    let health = until_some(SOON, "the chain to be down", || async {
+        let health = stack.blockchain_client().health().await.ok()?;
+        health.body["dependencies"]["chain"]["reason"].is_string().then_some(health)
+    })
+    .await
+    .unwrap();
+    assert_eq!(health.status, 503);
+    let status = stack.blockchain.terminate(SOON).await.unwrap();
+    assert!(status.success());
+    for said in [health.body.to_string(), stack.blockchain.logged().unwrap()] {
+        assert!(said.contains("refused") && !said.contains("secret-provider-key"), "{said}");
     }
 }

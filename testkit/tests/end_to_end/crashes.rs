@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use testkit::on_both_databases;
 use testkit::stack::Builder;
 
-use crate::harness::{assert_paid_exactly_once, on_both_databases, request_grants, until_stat};
+use crate::harness::{assert_paid_exactly_once, builder, request_grants, until_stat};
 
 on_both_databases! {
+    |kind| builder(kind);
     grants_survive_kill_9_of_the_blockchain_service,
     grants_survive_kill_9_of_the_campaign_service,
     a_transaction_that_was_committed_and_never_sent_is_sent_after_a_restart,

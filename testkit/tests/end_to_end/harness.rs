@@ -1,4 +1,4 @@
-//! What the tests share: a test for each database, load, and the one check that every test ends with.
+//! What the tests share: load, and the one check that every test ends with.
 
 use std::time::Duration;
 
@@ -10,25 +10,7 @@ use testkit::{Database, Grant, GrantRequest, Stack, base_units, until};
 /// Enough for anything that ends by itself.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
 
-/// One test for each database from an `async fn name(builder: Builder) -> Result<()>`.
-macro_rules! on_both_databases {
-    ($($name:ident),+ $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(crate::harness::builder(testkit::Database::Sqlite)).await.unwrap();
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(crate::harness::builder(testkit::Database::Postgres)).await.unwrap();
-            })+
-        }
-    };
-}
-pub(crate) use on_both_databases;
-
+/// A stack with databases of this kind.
 pub(crate) fn builder(database: Database) -> Builder {
     Stack::builder().database(database)
 }

@@ -4,15 +4,17 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use testkit::pubsub::Message;
 use testkit::stack::Builder;
-use testkit::{Pubsub, base_units, until_some};
+use testkit::{Pubsub, base_units, on_both_databases, until_some};
 
-use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, on_both_databases, request_grants, until_stat};
+use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, request_grants, until_stat};
 
 on_both_databases! {
+    |kind| builder(kind);
     repeated_and_reordered_messages_pay_once,
     a_malformed_message_goes_to_the_dead_letters_at_once,
     a_foreign_minimal_message_is_paid,
     a_lost_blockchain_database_pays_nobody_twice,
+    a_grant_whose_id_was_paid_to_somebody_else_fails,
 }
 
 const REQUESTS: &str = "token-grant-requests";
@@ -138,5 +140,33 @@ async fn a_lost_blockchain_database_pays_nobody_twice(builder: Builder) -> Resul
     until_stat(&stack, "/minted/grants", |grants| grants == 10).await?;
     assert_eq!(stack.chain.payments().await?.len(), paid.len());
     assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+/// Both databases lost, and the numbering begun again: an id that was paid is not taken for the payment of another grant.
+async fn a_grant_whose_id_was_paid_to_somebody_else_fails(builder: Builder) -> Result<()> {
+    let stack = builder.start().await?;
+    let pubsub = stack.pubsub();
+    pubsub.create_subscription(REQUESTS, "our-requests").await?;
+    pubsub.create_subscription(RESULTS, "our-results").await?;
+    let ids = request_grants(&stack, "summer", 1).await?;
+    let request = collect(&pubsub, "our-requests", 1).await?.remove(0).json()?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+
+    stack.blockchain.stop().await?;
+    let fresh = stack.run_dir().path().join("restored.db");
+    stack.blockchain.set("DATABASE_URL", &format!("sqlite://{}", fresh.display()));
+    stack.blockchain.start().await?;
+    let mut other = request.clone();
+    (other["user_id"], other["request_id"]) = (json!("mallory"), json!("another-grant"));
+    pubsub.publish(REQUESTS, other.to_string().as_bytes(), &[]).await?;
+    let failed = until_some(SOON, "the result", || async {
+        let messages = pubsub.pull("our-results", 100).await.ok()?;
+        messages.into_iter().find(|message| message.attributes["event_type"] == "token.grant.failed")
+    })
+    .await?;
+    let result: Value = failed.json()?;
+    assert_eq!((&result["request_id"], &result["error_code"]), (&json!("another-grant"), &json!("grant_id_taken")));
+    assert_supply(&stack, 100).await?;
     stack.stop().await
 }

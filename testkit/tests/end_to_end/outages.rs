@@ -7,11 +7,12 @@ use anyhow::Result;
 use blockchain::contract::{GrantDistributor, GrantToken};
 use serde_json::json;
 use testkit::stack::Builder;
-use testkit::{Stack, anvil, until, until_some};
+use testkit::{Stack, anvil, on_both_databases, until, until_some};
 
-use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, on_both_databases, request_grants, until_stat};
+use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, request_grants, until_stat};
 
 on_both_databases! {
+    |kind| builder(kind);
     grants_survive_an_emulator_that_restarts_empty,
     services_that_start_before_the_emulator_wait_for_it,
     a_blockchain_service_that_starts_before_the_chain_waits_for_it,

@@ -5,11 +5,12 @@ use anyhow::Result;
 use futures::future::try_join_all;
 use serde_json::Value;
 use testkit::stack::Builder;
-use testkit::{GrantRequest, base_units};
+use testkit::{GrantRequest, base_units, on_both_databases};
 
-use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, on_both_databases, until_stat};
+use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, until_stat};
 
 on_both_databases! {
+    |kind| builder(kind);
     a_request_becomes_a_balance,
     a_user_without_a_wallet_is_paid_at_the_address_that_is_theirs,
     a_repeat_by_key_or_by_nature_is_the_same_grant,

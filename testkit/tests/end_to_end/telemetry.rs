@@ -3,11 +3,12 @@
 use anyhow::Result;
 use serde_json::Value;
 use testkit::stack::Builder;
-use testkit::until;
+use testkit::{on_both_databases, until};
 
-use crate::harness::{SOON, await_final, on_both_databases};
+use crate::harness::{SOON, await_final, builder};
 
 on_both_databases! {
+    |kind| builder(kind);
     one_trace_id_runs_through_the_logs_of_both_services,
     metrics_count_what_happened,
 }
