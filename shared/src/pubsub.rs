@@ -3,11 +3,12 @@
 //! Names of topics and subscriptions are fixed by the contract with the outside; [`PubSub::ensure`] creates whatever is
 //! missing, dead-letter topics and policies included. Publishing is bounded in time; receiving is bounded in count.
 
+mod topology;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +16,13 @@ use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::RetryPolicyExt;
 use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
-use google_cloud_pubsub::model::{self, DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy};
+use google_cloud_pubsub::model;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
-use tokio::sync::Notify;
+pub use topology::Keeper;
 
 use crate::event::AttributeMap;
-use crate::worker::{Progress, Worker};
 
 /// Which Pub/Sub a service uses, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -283,91 +283,6 @@ impl PubSub {
             .build();
         Receiver(stream)
     }
-
-    /// Creates the topics, subscriptions, dead-letter topics and policies that are missing.
-    ///
-    /// # Errors
-    ///
-    /// When Pub/Sub does not answer, or does not permit it.
-    pub async fn ensure(&self) -> Result<(), Error> {
-        for topic in Topic::ALL {
-            let name = topic.name();
-            let dead_letters = dead_letter(topic);
-            self.ensure_topic(&dead_letters).await?;
-            // Without a subscription of its own a dead-letter topic would lose what is sent to it.
-            self.ensure_subscription(&dead_letters, None).await?;
-            self.ensure_topic(name).await?;
-            self.ensure_subscription(name, Some(self.topic(&dead_letters))).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether everything that [`ensure`](Self::ensure) creates is in place, as far as receiving needs it.
-    ///
-    /// # Errors
-    ///
-    /// When Pub/Sub does not answer.
-    async fn is_in_place(&self) -> Result<bool, Error> {
-        for topic in Topic::ALL {
-            let get = self.subscriptions.get_subscription().set_subscription(self.subscription(topic.name()));
-            match in_time(get.send()).await {
-                // What Pub/Sub writes when the topic was deleted under the subscription.
-                Ok(subscription) if subscription.topic == "_deleted-topic_" => {
-                    let delete = self.subscriptions.delete_subscription().set_subscription(subscription.name);
-                    in_time(delete.send()).await?;
-                    return Ok(false);
-                }
-                Ok(_) => {}
-                Err(error) if error.is_not_found() => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Ends every stream of the emulator's subscriptions, our own included, which open again at once.
-    ///
-    /// The emulator goes on handing messages to the streams of a client that was killed, for as long as it runs, and so
-    /// delays them by a lease each time; Pub/Sub itself notices. A subscription that pushes ends its streams, so for
-    /// the two rounds that the emulator takes to notice (50 ms each), to nowhere, they push.
-    async fn end_streams_of_the_dead(&self) -> Result<(), Error> {
-        let nowhere = PushConfig::new().set_push_endpoint("http://localhost:9/");
-        for config in [nowhere, PushConfig::new()] {
-            for topic in Topic::ALL {
-                let modify = self.subscriptions.modify_push_config();
-                let modify = modify.set_subscription(self.subscription(topic.name())).set_push_config(config.clone());
-                in_time(modify.send()).await?;
-            }
-            tokio::time::sleep(Duration::from_millis(120)).await;
-        }
-        Ok(())
-    }
-
-    async fn ensure_topic(&self, name: &str) -> Result<(), Error> {
-        created(in_time(self.topics.create_topic().set_name(self.topic(name)).send()).await)
-    }
-
-    async fn ensure_subscription(&self, topic: &str, dead_letter_topic: Option<String>) -> Result<(), Error> {
-        let mut create = self
-            .subscriptions
-            .create_subscription()
-            .set_name(self.subscription(topic))
-            .set_topic(self.topic(topic))
-            .set_ack_deadline_seconds(30)
-            // Without this a subscription is deleted after 31 idle days; an empty policy means never.
-            .set_expiration_policy(ExpirationPolicy::new())
-            .set_retry_policy(
-                RetryPolicy::new()
-                    .set_minimum_backoff(google_cloud_wkt::Duration::clamp(1, 0))
-                    .set_maximum_backoff(google_cloud_wkt::Duration::clamp(10, 0)),
-            );
-        if let Some(dead_letter_topic) = dead_letter_topic {
-            create = create.set_dead_letter_policy(
-                DeadLetterPolicy::new().set_dead_letter_topic(dead_letter_topic).set_max_delivery_attempts(100),
-            );
-        }
-        created(in_time(create.send()).await)
-    }
 }
 
 fn dead_letter(topic: Topic) -> String {
@@ -378,13 +293,6 @@ async fn in_time<T>(call: impl Future<Output = google_cloud_pubsub::Result<T>>) 
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Error::Timeout(CALL_TIMEOUT)),
-    }
-}
-
-fn created<T>(answer: Result<T, Error>) -> Result<(), Error> {
-    match answer {
-        Err(Error::Call(error)) if has_code(&error, Code::AlreadyExists) => Ok(()),
-        other => other.map(drop),
     }
 }
 
@@ -422,39 +330,5 @@ impl Delivery {
     /// It is done: its effect is committed.
     pub fn ack(self) {
         self.handler.ack();
-    }
-}
-
-/// Keeps topics and subscriptions in existence, and reports on the broker's health.
-#[derive(Debug)]
-pub struct Keeper {
-    bus: PubSub,
-    created: Arc<Notify>,
-    started: AtomicBool,
-}
-
-impl Keeper {
-    /// A keeper that notifies `created` each time it has made the subscriptions, so that receivers try again at once.
-    #[must_use]
-    pub fn new(bus: PubSub, created: Arc<Notify>) -> Self {
-        Self { bus, created, started: AtomicBool::new(false) }
-    }
-}
-
-impl Worker for Keeper {
-    type Error = Error;
-
-    async fn run_once(&self) -> Result<Progress, Error> {
-        if !self.bus.is_in_place().await? {
-            self.bus.ensure().await?;
-            tracing::info!(project = &*self.bus.project, "topics and subscriptions created");
-        } else if self.started.load(Ordering::Relaxed) {
-            return Ok(Progress::Idle);
-        } else if self.bus.emulated {
-            self.bus.end_streams_of_the_dead().await?;
-        }
-        self.started.store(true, Ordering::Relaxed);
-        self.created.notify_waiters();
-        Ok(Progress::Idle)
     }
 }
