@@ -63,7 +63,7 @@ create table attempt (
     max_fee_per_gas_wei bigint not null,
     max_priority_fee_per_gas_wei bigint not null,
     created_at bigint not null,
-    -- When a node last took it; null until one has.
+    -- When it was last given to a node that answered; null until then.
     sent_at bigint
 );
 

@@ -70,6 +70,17 @@ fn without_url(error: Box<dyn std::error::Error + Send + Sync>) -> String {
 }
 
 impl Error {
+    /// Whether a node that was sent a transaction says no more than that it has it, or that its nonce is mined. In words
+    /// only: the codes differ from node to node.
+    #[must_use]
+    pub fn is_known_transaction(&self) -> bool {
+        let Self::Node { message, .. } = self else { return false };
+        let message = message.to_lowercase();
+        ["already known", "already imported", "known transaction", "nonce too low"]
+            .iter()
+            .any(|words| message.contains(words))
+    }
+
     /// Whether trying again later can help without anybody changing anything.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
@@ -164,6 +175,15 @@ impl Chain {
     /// When the node does not answer.
     pub async fn mined_nonce(&self) -> Result<u64> {
         Ok(self.provider.get_transaction_count(self.signer).await?)
+    }
+
+    /// The same, counting those that wait in the node's mempool too.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer.
+    pub async fn pending_nonce(&self) -> Result<u64> {
+        Ok(self.provider.get_transaction_count(self.signer).pending().await?)
     }
 
     /// The signer's balance, in wei.

@@ -56,7 +56,7 @@ pub struct Config {
     pub pubsub: pubsub::Config,
 
     /// JSON-RPC endpoint of a node.
-    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545")]
+    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545", hide_env_values = true)]
     pub rpc_url: String,
 
     /// The chain's id (EIP-155); the service refuses to start on another. Unset: whichever chain the node serves.
@@ -181,6 +181,7 @@ impl Config {
             linger: Duration::from_millis(self.batch_linger_ms),
             gas_per_grant: self.gas_per_grant,
             max_fee_per_gas: self.max_fee_gwei * 1_000_000_000,
+            postpone: Duration::from_secs(self.postpone_seconds),
         }
     }
 

@@ -5,6 +5,7 @@
 //! the block of that number.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy::rpc::types::TransactionReceipt;
@@ -66,6 +67,8 @@ pub struct Confirmer {
     pub patience: Patience,
     /// What is seen.
     pub observations: Arc<Observations>,
+    /// The newest block when all that could be settled last was.
+    pub settled_head: AtomicU64,
     /// Notified when a transaction has ended, so that another can be sent.
     pub settled: Arc<Notify>,
     /// Notified when there is something to publish.
@@ -81,19 +84,23 @@ impl Worker for Confirmer {
             return Ok(Progress::Idle);
         }
         let head = self.chain.block_number().await?;
+        if self.settled_head.load(Ordering::Relaxed) == head && !pending.iter().any(|one| self.is_overdue(one)) {
+            // Receipts come with blocks.
+            return Ok(Progress::Idle);
+        }
         let receipts = try_join_all(pending.iter().map(|transaction| self.receipt(transaction))).await?;
-        let mut progress = Progress::Idle;
+        // One that cannot be followed for now does not hold up those behind it.
+        let mut first_error = None;
         for (transaction, receipt) in pending.iter().zip(receipts) {
-            match receipt {
-                Some(receipt) if self.is_final(&receipt, head).await? => {
-                    self.settle(transaction, &receipt).await?;
-                    progress = Progress::Worked;
-                }
-                Some(_) => {}
-                None => self.send_again(transaction).await?,
+            if let Err(error) = self.follow(transaction, receipt, head).await {
+                first_error.get_or_insert(error);
             }
         }
-        Ok(progress)
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        self.settled_head.store(head, Ordering::Relaxed);
+        Ok(Progress::Idle)
     }
 }
 
@@ -108,6 +115,26 @@ impl Confirmer {
         Ok(None)
     }
 
+    async fn follow(
+        &self,
+        transaction: &PendingTransaction,
+        receipt: Option<TransactionReceipt>,
+        head: u64,
+    ) -> Result<(), Error> {
+        match receipt {
+            Some(receipt) if self.is_final(&receipt, head).await? => self.settle(transaction, &receipt).await,
+            None if self.is_overdue(transaction) => self.send_again(transaction).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is time to send a transaction again that has no receipt.
+    fn is_overdue(&self, transaction: &PendingTransaction) -> bool {
+        let patience = TimeDelta::from_std(self.patience.resend_after).unwrap_or(TimeDelta::MAX);
+        let sent_at = transaction.attempts.last().and_then(|attempt| attempt.sent_at);
+        sent_at.is_none_or(|sent_at| self.clock.now() - sent_at >= patience)
+    }
+
     async fn is_final(&self, receipt: &TransactionReceipt, head: u64) -> chain::Result<bool> {
         let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else { return Ok(false) };
         let deep_enough = head + 1 >= number + self.patience.confirmations;
@@ -115,22 +142,21 @@ impl Confirmer {
     }
 
     async fn send_again(&self, transaction: &PendingTransaction) -> Result<(), Error> {
-        let now = self.clock.now();
         let Some(attempt) = transaction.attempts.last() else { return Ok(()) };
-        let patience = TimeDelta::from_std(self.patience.resend_after).unwrap_or(TimeDelta::MAX);
-        if attempt.sent_at.is_some_and(|sent_at| now - sent_at < patience) {
-            return Ok(());
-        }
         let raw = self.store.raw(attempt.hash).await?;
         match self.chain.send(&raw).await {
             Ok(()) => {
                 tracing::info!(transaction_hash = %attempt.hash, nonce = transaction.nonce, "transaction sent again");
             }
+            Err(error) if error.is_known_transaction() => {}
             Err(error) if error.is_unreachable() => return Err(error.into()),
-            // "already known" and "nonce too low" are the usual answers, and mean that it is on its way or mined.
-            Err(error) => tracing::debug!(transaction_hash = %attempt.hash, %error, "node did not take it again"),
+            Err(error) => {
+                tracing::warn!(transaction_hash = %attempt.hash, nonce = transaction.nonce, %error, "node refuses it");
+                self.store.mark_sent(&[attempt.hash], self.clock.now()).await?;
+                return Err(error.into());
+            }
         }
-        Ok(self.store.mark_sent(&[attempt.hash], now).await?)
+        Ok(self.store.mark_sent(&[attempt.hash], self.clock.now()).await?)
     }
 
     async fn settle(&self, transaction: &PendingTransaction, receipt: &TransactionReceipt) -> Result<(), Error> {
@@ -184,7 +210,7 @@ impl Confirmer {
     }
 
     /// How a grant ended that the distributor skipped: with the payment that it made earlier under this id. One to another
-    /// recipient, or of another amount, was another grant's: a numbering that was restored from a backup counts twice.
+    /// recipient, or of another amount, was surely another grant's: a restored numbering counts twice.
     async fn earlier_payment(&self, payment: &Payment) -> Result<Ending, Error> {
         let id = payment.grant_id;
         let Deployment { distributor, decimals, block, .. } = self.deployment;

@@ -169,8 +169,8 @@ pub fn revert_text(data: &[u8]) -> String {
 pub enum BatchRevert {
     /// A condition of the whole deployment, for an operator to lift; the batch waits.
     Wait(String),
-    /// Something in the batch; a smaller one may pass.
-    Poison(String),
+    /// Something in the batch, or its size; a smaller one may pass.
+    Split(String),
 }
 
 /// Reads the revert data of `pay`.
@@ -181,9 +181,9 @@ pub fn batch_revert(data: &[u8]) -> BatchRevert {
     match Errors::abi_decode(data) {
         Ok(Errors::EnforcedPause(_)) => wait("the distributor is paused"),
         Ok(Errors::AccessControlUnauthorizedAccount(_)) => wait("the signer does not hold SUBMITTER_ROLE"),
-        Ok(Errors::DailyCapExceeded(_)) => wait("the distributor's daily cap is reached"),
+        Ok(Errors::DailyCapExceeded(_)) => BatchRevert::Split("the distributor's daily cap is reached".to_owned()),
         Ok(Errors::NotEnoughGas(_)) => wait("a mint costs more gas than GAS_PER_GRANT allows for"),
-        _ => BatchRevert::Poison(revert_text(data)),
+        _ => BatchRevert::Split(revert_text(data)),
     }
 }
 
@@ -250,6 +250,6 @@ mod tests {
             batch_revert(&GrantDistributor::EnforcedPause {}.abi_encode()),
             BatchRevert::Wait("the distributor is paused".into())
         );
-        assert!(matches!(batch_revert(&[1, 2, 3, 4]), BatchRevert::Poison(_)));
+        assert!(matches!(batch_revert(&[1, 2, 3, 4]), BatchRevert::Split(_)));
     }
 }

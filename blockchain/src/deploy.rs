@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, Bytes};
+use alloy::primitives::{Address, Bytes, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolConstructor;
 use anyhow::{Context as _, bail, ensure};
@@ -16,14 +16,13 @@ use url::Url;
 
 use crate::chain::{Chain, Unsigned};
 use crate::contract::{GrantDistributor, GrantToken, WalletFactory};
-use crate::deployment::default_cap;
 use crate::fees::Fees;
 
 /// Deploys the token, the distributor and the wallet factory, and prints their addresses as JSON.
 #[derive(Debug, Clone, Args)]
 pub struct Deploy {
     /// JSON-RPC endpoint of a node.
-    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545")]
+    #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545", hide_env_values = true)]
     pub rpc_url: Url,
 
     /// Private key of a fresh account with funds: the contracts are its first three transactions.
@@ -114,6 +113,11 @@ impl Deploy {
             },
         )
     }
+}
+
+/// The most tokens that may ever exist, in base units of 18 decimals: a hundred billion.
+fn default_cap() -> U256 {
+    U256::from(100_000_000_000_u64) * U256::from(10).pow(U256::from(18))
 }
 
 fn with_arguments(code: &Bytes, arguments: &impl SolConstructor) -> Bytes {

@@ -1,6 +1,6 @@
 //! The contracts that this service pays through: found, checked, and read once at start.
 
-use alloy::primitives::{Address, U256, keccak256};
+use alloy::primitives::{Address, keccak256};
 use shared::id::{InvalidId, UserId};
 
 use crate::chain::{self, Chain};
@@ -158,10 +158,4 @@ impl Read<'_> {
         }
         Ok(Some(wallets))
     }
-}
-
-/// The most tokens that a fresh [`GrantToken`] may ever have, in base units of 18 decimals: a hundred billion.
-#[must_use]
-pub fn default_cap() -> U256 {
-    U256::from(100_000_000_000_u64) * U256::from(10).pow(U256::from(18))
 }

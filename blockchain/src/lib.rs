@@ -21,6 +21,7 @@ pub mod subscriber;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -127,6 +128,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
             deployment,
             patience: config.patience(),
             observations,
+            settled_head: AtomicU64::new(0),
             settled: Arc::clone(&queue_ready),
             outbox_ready: Arc::clone(&outbox_ready),
         },
@@ -203,9 +205,9 @@ async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow
         until_reachable(&needs.chain, unreachable, async || Deployment::verify(&chain, settings.addresses).await)
             .await?;
     let lane = LaneId { chain_id, signer: chain.signer() };
-    let mined_nonce =
-        until_reachable(&needs.chain, chain::Error::is_unreachable, async || chain.mined_nonce().await).await?;
-    let next_nonce = store.open_lane(lane, mined_nonce).await?;
-    tracing::info!(signer = %lane.signer, next_nonce, mined_nonce, "lane opened");
+    let pending_nonce =
+        until_reachable(&needs.chain, chain::Error::is_unreachable, async || chain.pending_nonce().await).await?;
+    let next_nonce = store.open_lane(lane, pending_nonce).await?;
+    tracing::info!(signer = %lane.signer, next_nonce, pending_nonce, "lane opened");
     Ok(Found { store, bus, chain, deployment, lane })
 }

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::chain::{self, Chain, Unsigned};
 use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
 use crate::deployment::Deployment;
-use crate::domain::{Ending, Failure, Payment};
+use crate::domain::Payment;
 use crate::fees::{Fees, TooExpensive};
 use crate::observe::Observations;
 use crate::store::{LaneId, NewTransaction, Settlement, Store, Verdict};
@@ -53,6 +53,8 @@ pub struct Limits {
     pub gas_per_grant: u64,
     /// The most that is offered for a unit of gas, in wei.
     pub max_fee_per_gas: u64,
+    /// How long a grant steps aside that would revert alone.
+    pub postpone: Duration,
 }
 
 /// The submitter of one lane.
@@ -68,7 +70,7 @@ pub struct Submitter {
     /// Notified when a transaction was committed and sent.
     sent: Arc<Notify>,
     outbox_ready: Arc<Notify>,
-    /// How many grants the next batch may have: halved when a batch would revert, until the offender stands alone.
+    /// How many grants the next batch may have: halved when a batch would revert, doubled when one is sent.
     allowed: AtomicUsize,
 }
 
@@ -114,26 +116,25 @@ impl Submitter {
         let chain::Error::Reverted(data) = &error else { return Err(error.into()) };
         match contract::batch_revert(data) {
             BatchRevert::Wait(reason) => Err(Error::Held(reason)),
-            BatchRevert::Poison(reason) => Ok(Err(reason)),
+            BatchRevert::Split(reason) => Ok(Err(reason)),
         }
     }
 
-    /// A batch that would revert: next time half of it, and a grant that reverts alone is refused.
-    async fn bisect(&self, payments: Vec<Payment>, reason: String) -> Result<Progress, Error> {
+    /// A batch that would revert: next time half of it. A grant that reverts alone steps aside for a while, so that those
+    /// behind it pass; it does not fail, since the distributor reports a grant's own faults without reverting.
+    async fn split(&self, payments: Vec<Payment>, reason: String) -> Result<Progress, Error> {
         if payments.len() > 1 {
             tracing::warn!(grants = payments.len(), reason, "batch would revert, trying half of it");
             self.allowed.store(payments.len() / 2, Ordering::Relaxed);
             return Ok(Progress::Worked);
         }
-        let failure = Failure::new("reverted", reason);
-        let verdicts =
-            payments.into_iter().map(|payment| (payment, Verdict::Ended(Ending::Failed(failure.clone())))).collect();
-        let settlement = Settlement { transaction: None, succeeded: false, verdicts };
         let now = self.clock.now();
+        let not_before = now + self.limits.postpone;
+        let verdicts = payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect();
+        let settlement = Settlement { transaction: None, succeeded: false, verdicts };
         self.store.settle(&settlement, now).await?;
         self.observations.grants_ended(&settlement, now);
-        self.outbox_ready.notify_one();
-        Ok(Progress::Worked)
+        Err(Error::Held(reason))
     }
 }
 
@@ -152,7 +153,7 @@ impl Worker for Submitter {
         payments.truncate(count);
         let call = Bytes::from(GrantDistributor::payCall { batch: batch.packed }.abi_encode());
         if let Err(reason) = self.try_out(&call, batch.gas_limit).await? {
-            return self.bisect(payments, reason).await;
+            return self.split(payments, reason).await;
         }
         let (base_fee, tip) = self.chain.asked_fees().await?;
         let fees = Fees::offer(base_fee, tip, self.limits.max_fee_per_gas)?;

@@ -398,11 +398,11 @@ async fn a_batch_that_would_revert_says_why_before_it_is_sent() {
 
     let cut_off = Batch { packed: batch.packed.slice(..batch.packed.len() - 1), ..batch.clone() };
     let revert = stage.revert(&stage.submitter, call(&cut_off), None).await;
-    assert!(matches!(revert, BatchRevert::Poison(_)), "{revert:?}");
+    assert!(matches!(revert, BatchRevert::Split(_)), "{revert:?}");
 
     stage.administrate(distributor, &GrantDistributor::setDailyCapCall { cap: base_units(149) }).await;
     let revert = stage.revert(&stage.submitter, call(&batch), Some(batch.gas_limit)).await;
-    assert_eq!(revert, wait("the distributor's daily cap is reached"));
+    assert_eq!(revert, BatchRevert::Split("the distributor's daily cap is reached".into()));
     stage.administrate(distributor, &GrantDistributor::setDailyCapCall { cap: base_units(150) }).await;
 
     stage.administrate(distributor, &GrantDistributor::pauseCall {}).await;

@@ -156,7 +156,17 @@ impl Database {
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
-        let pool = AnyPoolOptions::new().max_connections(16).acquire_timeout(ACQUIRE_TIMEOUT).connect(url).await?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(16)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection.execute(POSTGRES_LIMITS).await?;
+                    Ok(())
+                })
+            })
+            .connect(url)
+            .await?;
         let mut tx = pool.begin().await?;
         // Two replicas that start together must not replace the function at the same time.
         tx.execute("select pg_advisory_xact_lock(7238105)").await?;
@@ -194,14 +204,20 @@ impl Database {
         })
     }
 
-    /// Closes all connections; a checkpoint leaves one file behind on SQLite.
+    /// Closes all connections, which leaves one file behind on SQLite; waits a little for those in use.
     pub async fn close(&self) {
-        self.read.close().await;
-        self.write.close().await;
+        let closed = futures::future::join(self.read.close(), self.write.close());
+        if tokio::time::timeout(Duration::from_secs(2), closed).await.is_err() {
+            tracing::warn!("database connections were still in use");
+        }
     }
 }
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process that hangs with a lock in its hand does not hang the others.
+const POSTGRES_LIMITS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
+                               set idle_in_transaction_session_timeout = '30s';";
 
 const SQLITE_PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
                               pragma foreign_keys = on;";

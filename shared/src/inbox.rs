@@ -84,6 +84,7 @@ impl<C: Consumer> Inbox<C> {
     /// Handles one batch: each delivery is acknowledged after its effect is committed, or its dead letter is published.
     pub async fn handle(&self, deliveries: Vec<Delivery>, shutdown: &CancellationToken) {
         metrics::counter!("messages_received_total", "topic" => self.topic.name()).increment(deliveries.len() as u64);
+        let mut malformed = Vec::new();
         let mut good = Vec::with_capacity(deliveries.len());
         let mut events = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
@@ -92,18 +93,29 @@ impl<C: Consumer> Inbox<C> {
                     events.push(Received { event, trace: trace_of(&delivery) });
                     good.push(delivery);
                 }
-                Err(error) => self.bury(delivery, &format!("malformed: {error}")).await,
+                Err(error) => malformed.push((delivery, format!("malformed: {error}"))),
             }
         }
-        if self.commit(&events, shutdown).await.is_ok() {
-            good.into_iter().for_each(Delivery::ack);
-            return;
+        self.handle_good(good, events, shutdown).await;
+        join_all(malformed.into_iter().map(|(delivery, reason)| self.bury(delivery, reason))).await;
+    }
+
+    async fn handle_good(
+        &self,
+        deliveries: Vec<Delivery>,
+        events: Vec<Received<C::Event>>,
+        shutdown: &CancellationToken,
+    ) {
+        match self.commit(&events, shutdown).await {
+            Ok(()) => return deliveries.into_iter().for_each(Delivery::ack),
+            Err(Refused::Shutdown) => return,
+            Err(Refused::Data(_)) => {}
         }
         // Some row was refused. Alone, each shows whether it was the one.
-        for (delivery, event) in good.into_iter().zip(events) {
+        for (delivery, event) in deliveries.into_iter().zip(events) {
             match self.commit(std::slice::from_ref(&event), shutdown).await {
                 Ok(()) => delivery.ack(),
-                Err(Refused::Data(reason)) => self.bury(delivery, &format!("refused by the store: {reason}")).await,
+                Err(Refused::Data(reason)) => self.bury(delivery, format!("refused by the store: {reason}")).await,
                 Err(Refused::Shutdown) => return,
             }
         }
@@ -128,8 +140,8 @@ impl<C: Consumer> Inbox<C> {
         }
     }
 
-    async fn bury(&self, delivery: Delivery, reason: &str) {
-        match self.bus.publish_dead_letter(self.topic, &delivery.message, reason).await {
+    async fn bury(&self, delivery: Delivery, reason: String) {
+        match self.bus.publish_dead_letter(self.topic, &delivery.message, &reason).await {
             Ok(()) => {
                 let request_id = delivery.message.attributes.get("request_id");
                 tracing::warn!(topic = self.topic.name(), request_id, reason, "message moved to the dead-letter topic");

@@ -62,18 +62,18 @@ pub struct PendingTransaction {
 pub struct Attempt {
     /// Their hash.
     pub hash: B256,
-    /// When a node last took them.
+    /// When they were last given to a node that answered.
     pub sent_at: Option<DateTime<Utc>>,
 }
 
 impl Store {
-    /// Opens the lane whose next nonce on chain is `mined_nonce`, and returns the nonce that it goes on from. Where the
+    /// Opens the lane whose next nonce on chain is `chain_nonce`, and returns the nonce that it goes on from. Where the
     /// chain is ahead of this database (an old backup), the chain is right.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn open_lane(&self, lane: LaneId, mined_nonce: u64) -> db::Result<u64> {
+    pub async fn open_lane(&self, lane: LaneId, chain_nonce: u64) -> db::Result<u64> {
         let mut tx = self.database.begin().await?;
         let row = sqlx::query(
             "-- store::open_lane
@@ -84,7 +84,7 @@ impl Store {
         )
         .bind(lane.chain_id.cast_signed())
         .bind(lane.signer())
-        .bind(mined_nonce.cast_signed())
+        .bind(chain_nonce.cast_signed())
         .fetch_one(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -252,7 +252,7 @@ impl Store {
         Ok(row.try_get::<Vec<u8>, _>("raw")?.into())
     }
 
-    /// Remembers that a node has taken the attempts.
+    /// Remembers that the attempts were given to a node, whatever it answered.
     ///
     /// # Errors
     ///

@@ -88,7 +88,7 @@ impl Store {
         let sql = match self.database.dialect() {
             // The transaction is the only writer.
             Dialect::Sqlite => select!(""),
-            Dialect::Postgres => select!(" for update"),
+            Dialect::Postgres => select!(" for no key update"),
         };
         let rows = sqlx::query(sql).bind(db::rows(&keys)).fetch_all(&mut **tx).await?;
         rows.iter().map(grant).map(|grant| grant.map(|grant| (grant.request_id.clone(), grant))).collect()
@@ -123,7 +123,7 @@ impl Store {
             // The transaction is the only writer.
             Dialect::Sqlite => overdue!(""),
             // What another replica is publishing again, or just has, is left to it.
-            Dialect::Postgres => overdue!(" for update of g skip locked"),
+            Dialect::Postgres => overdue!(" for no key update of g skip locked"),
         };
         let grants = find(overdue).fetch_all(&mut *tx).await?;
         let grants = grants.iter().map(grant).collect::<db::Result<Vec<_>>>()?;
@@ -132,8 +132,9 @@ impl Store {
         let mut messages = Vec::new();
         for mut grant in grants {
             grant.retry_count += 1;
-            let wait = TimeDelta::from_std(after).unwrap_or(MAX_WAIT) * 2_i32.pow(grant.retry_count.min(12));
-            let publish_again_at = (now + wait.min(MAX_WAIT)).timestamp_micros();
+            let first_wait = TimeDelta::from_std(after).unwrap_or(MAX_WAIT);
+            let wait = first_wait * 2_i32.pow(grant.retry_count.min(12));
+            let publish_again_at = (now + wait.min(MAX_WAIT.max(first_wait))).timestamp_micros();
             let message = RequestEvent::Requested(grant.to_message(self.issuer));
             messages.push(Pending::request(&message, grant.trace, now));
             rows.push(Again { request_id: grant.request_id, retry_count: grant.retry_count, publish_again_at });

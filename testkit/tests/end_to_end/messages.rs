@@ -65,7 +65,7 @@ async fn repeated_and_reordered_messages_pay_once(builder: Builder) -> Result<()
     let answers = collect(&pubsub, "our-results", results.len() + 1).await?;
     let request_id = &requests[0].attributes["request_id"];
     let answered = |message: &&Message| message.attributes.get("request_id") == Some(request_id);
-    assert_eq!(answers.iter().filter(answered).count(), 2);
+    assert!(answers.iter().filter(answered).count() >= 2);
     assert_paid_exactly_once(&stack, &ids).await?;
     stack.stop().await
 }

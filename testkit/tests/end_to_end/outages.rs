@@ -7,7 +7,7 @@ use anyhow::Result;
 use blockchain::contract::{GrantDistributor, GrantToken};
 use serde_json::json;
 use testkit::stack::Builder;
-use testkit::{Stack, anvil, on_both_databases, until, until_some};
+use testkit::{Stack, anvil, base_units, on_both_databases, until, until_some};
 
 use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, request_grants, until_stat};
 
@@ -19,6 +19,7 @@ on_both_databases! {
     grants_wait_while_the_chain_is_away,
     grants_wait_while_the_distributor_is_paused,
     grants_wait_while_the_token_is_paused,
+    a_daily_cap_smaller_than_a_batch_pays_what_fits,
 }
 
 /// Calls a contract as its admin and waits until the call is mined.
@@ -130,6 +131,18 @@ async fn grants_wait_while_the_token_is_paused(builder: Builder) -> Result<()> {
     .await?;
     assert_supply(&stack, 0).await?;
     call_contract(&stack, token, &GrantToken::unpauseCall {}).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+async fn a_daily_cap_smaller_than_a_batch_pays_what_fits(builder: Builder) -> Result<()> {
+    let stack = builder.blockchain_env("POSTPONE_SECONDS", "1").start().await?;
+    as_admin(&stack, &GrantDistributor::setDailyCapCall { cap: base_units(250) }).await?;
+    let ids = request_grants(&stack, "summer", 5).await?;
+    until_stat(&stack, "/minted/grants", |grants| grants == 2).await?;
+    until_unhealthy(&stack, "submitting", "daily cap").await?;
+    assert_supply(&stack, 200).await?;
+    as_admin(&stack, &GrantDistributor::setDailyCapCall { cap: base_units(0) }).await?;
     assert_paid_exactly_once(&stack, &ids).await?;
     stack.stop().await
 }
