@@ -9,6 +9,7 @@ use shared::clock::Clock;
 use shared::db;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::{Arrival, Decision};
 use crate::store::Store;
@@ -76,10 +77,19 @@ pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, republish_afte
 }
 
 impl Writer {
-    /// Commits until every [`Acceptor`] is gone: the HTTP server, which holds them, stops first.
-    pub async fn run(mut self) {
+    /// Commits what is queued until every [`Acceptor`] is gone, or the queue is empty and the server, which holds them,
+    /// is `stopped`: a client that keeps its connection open keeps an acceptor too.
+    pub async fn run(mut self, stopped: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.queue.recv_many(&mut batch, BATCH).await > 0 {
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.queue.recv_many(&mut batch, BATCH) => received,
+                () = stopped.cancelled() => 0,
+            };
+            if received == 0 {
+                return;
+            }
             self.commit(std::mem::take(&mut batch)).await;
         }
     }

@@ -16,18 +16,18 @@ use utoipa::{IntoParams, ToSchema};
 pub struct GrantRequest {
     /// Who is to be paid: the studio's name for the player.
     #[schema(value_type = String, min_length = 1, max_length = 128, example = "alice")]
-    #[param(value_type = String, min_length = 1, max_length = 128, example = "alice")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128, example = "alice")]
     pub user_id: UserId,
     /// For which campaign. A user is paid once per campaign.
     #[schema(value_type = String, min_length = 1, max_length = 128, example = "summer")]
-    #[param(value_type = String, min_length = 1, max_length = 128, example = "summer")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128, example = "summer")]
     pub campaign_id: CampaignId,
     /// Where to. Without it, to the wallet that belongs to `user_id`.
     #[schema(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$", example = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")]
     #[param(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$", example = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")]
     pub wallet_address: Option<WalletAddress>,
     /// Whole tokens.
-    #[schema(value_type = u64, minimum = 1, maximum = 1_000_000_000, default = 100)]
+    #[schema(value_type = u64, required = false, minimum = 1, maximum = 1_000_000_000, default = 100)]
     #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000, default = 100)]
     pub token_amount: TokenAmount,
 }
@@ -229,6 +229,18 @@ impl Grant {
         }
     }
 
+    /// Whether a result names this grant's user and campaign. One that does not is not about this grant, whatever its
+    /// request id.
+    #[must_use]
+    pub fn is_meant_by(&self, event: &ResultEvent) -> bool {
+        let (user, campaign) = match event {
+            ResultEvent::Submitted(_) => return true,
+            ResultEvent::Completed(completed) => (&completed.user_id, &completed.campaign_id),
+            ResultEvent::Failed(failed) => (&failed.user_id, &failed.campaign_id),
+        };
+        *user == self.request.user_id && *campaign == self.request.campaign_id
+    }
+
     /// What a result that has arrived does to the grant. The state never moves backwards: a payment is never forgotten,
     /// and one that is reported after a failure counts.
     pub fn apply(&mut self, event: &ResultEvent, now: DateTime<Utc>) -> Effect {
@@ -239,12 +251,17 @@ impl Grant {
         };
         let moves = match (self.state, to) {
             (from, to) if from == to => {
-                // A batch that is sent again has another hash; anything else that repeats is the same message.
-                let ResultEvent::Submitted(submitted) = event else { return Effect::Repeat };
-                if self.transaction_hash.as_ref() == Some(&submitted.transaction_hash) {
+                // The same message again, or another transaction: of a batch that is sent again, or of a payment that
+                // somebody reports differently, which is recorded and changes nothing.
+                let hash = match event {
+                    ResultEvent::Submitted(submitted) => Some(&submitted.transaction_hash),
+                    ResultEvent::Completed(completed) => Some(&completed.transaction_hash),
+                    ResultEvent::Failed(_) => None,
+                };
+                if hash.is_none() || hash == self.transaction_hash.as_ref() {
                     return Effect::Repeat;
                 }
-                true
+                to == State::Submitted
             }
             (State::Completed, _) | (State::Failed, State::Submitted) => false,
             _ => true,

@@ -31,6 +31,7 @@ use shared::{db, http, telemetry};
 use store::Store;
 use subscriber::Subscriber;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Runs the service until it is told to stop.
 ///
@@ -49,7 +50,14 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
     let routes = Routes::new(http::with_common_routes(Router::new(), health.clone(), metrics.clone()));
-    lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
+    let server_stopped = CancellationToken::new();
+    lifecycle.spawn("http", {
+        let (server, stopped) = (routes.serve(listener, lifecycle.shutdown()), server_stopped.clone().drop_guard());
+        async move {
+            let _stopped = stopped;
+            server.await
+        }
+    });
     let open = async {
         until_reachable(&database, db::Error::is_unreachable, async || Store::open(&config.database_url).await)
             .await
@@ -61,7 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (acceptor, writer) =
         acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.republish_after());
     lifecycle.spawn("acceptor", async {
-        writer.run().await;
+        writer.run(server_stopped).await;
         Ok(())
     });
     routes.replace(http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics));

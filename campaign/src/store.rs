@@ -120,12 +120,15 @@ impl<'a> NewEvent<'a> {
     }
 }
 
+/// Adds lines to grants' histories; one that stands there already, to the letter, is not repeated.
 async fn record(tx: &mut Tx, events: &[NewEvent<'_>]) -> db::Result<()> {
     sqlx::query(
         "-- store::record
          insert into grant_event (id, request_id, kind, at, data)
          select value->>'id', value->>'request_id', value->>'kind', cast(value->>'at' as bigint), value->>'data'
-         from json_each($1)",
+         from json_each($1)
+         where not exists (select 1 from grant_event e where e.request_id = value->>'request_id'
+                                                         and e.kind = value->>'kind' and e.data = value->>'data')",
     )
     .bind(db::rows(events))
     .execute(&mut **tx)

@@ -22,6 +22,7 @@ use shared::health::Health;
 use shared::http::{MAX_BODY_BYTES, with_common_routes};
 use support::{arrival, open, request, row_counts};
 use testkit::{Database, Place, on_both_databases};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 on_both_databases! {
@@ -59,7 +60,7 @@ impl Service {
         let place = Place::new(kind).await.unwrap();
         let (store, clock) = (open(&place).await, Clock::manual(from_micros(1_700_000_000_000_000)));
         let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
-        tokio::spawn(writer.run());
+        tokio::spawn(writer.run(CancellationToken::new()));
         Self { routes: routes(store.clone(), acceptor), store, clock, _place: place }
     }
 
@@ -464,7 +465,7 @@ async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
     assert_eq!(answer.body["detail"], "too many requests are waiting");
 
     // With the queue drained the same request goes through, and the one that was refused has left nothing.
-    tokio::spawn(writer.run());
+    tokio::spawn(writer.run(CancellationToken::new()));
     testkit::until(Duration::from_secs(20), "the queue to be drained", || async {
         row_counts(&store).await == [1, 1, 0, 1]
     })

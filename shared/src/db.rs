@@ -198,8 +198,15 @@ impl Database {
     /// When the database cannot be reached, or is locked for too long.
     pub async fn begin(&self) -> Result<Tx> {
         Ok(match self.dialect {
-            // A deferred transaction that begins with a read cannot wait for its turn to write.
-            Dialect::Sqlite => self.write.begin_with("begin immediate").await?,
+            Dialect::Sqlite => match self.write.begin_with(BEGIN).await {
+                // SQLite rolls back by itself when the disk is full, and sqlx goes on counting that transaction: the
+                // connection is of no use any more.
+                Err(sqlx::Error::InvalidSavePointStatement) => {
+                    self.write.acquire().await?.close().await?;
+                    self.write.begin_with(BEGIN).await?
+                }
+                begun => begun?,
+            },
             Dialect::Postgres => self.write.begin().await?,
         })
     }
@@ -212,6 +219,9 @@ impl Database {
         }
     }
 }
+
+/// A deferred transaction that begins with a read could not wait for its turn to write.
+const BEGIN: &str = "begin immediate";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 

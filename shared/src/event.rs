@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use crate::telemetry::{self, TraceParent};
@@ -80,6 +80,7 @@ pub struct GrantsSubmitted {
     /// The grants in the transaction.
     pub request_ids: Vec<RequestId>,
     /// 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
     pub transaction_hash: String,
     /// When it was sent.
     pub processed_at: DateTime<Utc>,
@@ -95,6 +96,7 @@ pub struct GrantCompleted {
     /// The grant.
     pub request_id: RequestId,
     /// The transaction that paid it, 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
     pub transaction_hash: String,
     /// The `timestamp` of the request.
     pub timestamp: DateTime<Utc>,
@@ -120,7 +122,8 @@ pub struct GrantFailed {
     pub campaign_id: CampaignId,
     /// The grant.
     pub request_id: RequestId,
-    /// Why, for people.
+    /// Why, for people. What is longer than [`MAX_ERROR_CHARS`] is cut when it is read.
+    #[serde(deserialize_with = "short_text")]
     pub error_message: String,
     /// The `timestamp` of the request.
     pub timestamp: DateTime<Utc>,
@@ -129,6 +132,23 @@ pub struct GrantFailed {
     /// Why, for programs: a stable word such as `rejected_by_token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
+}
+
+/// The most characters of an `error_message` that are kept.
+pub const MAX_ERROR_CHARS: usize = 1000;
+
+fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let digits = text.strip_prefix("0x").unwrap_or_default();
+    if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        Ok(text)
+    } else {
+        Err(serde::de::Error::custom("transaction_hash must be 0x and 64 hexadecimal digits"))
+    }
+}
+
+fn short_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(String::deserialize(deserializer)?.chars().take(MAX_ERROR_CHARS).collect())
 }
 
 /// What the attributes of a message repeat from its body, so that a subscription can filter and a log can correlate.
@@ -246,9 +266,11 @@ mod tests {
     #[test]
     fn results_of_a_foreign_service_are_read() {
         let completed = r#"{"event_type":"token.grant.completed","user_id":"alice","campaign_id":"summer","request_id":"r-1",
-            "transaction_hash":"0xab","timestamp":"2026-01-02T03:04:05Z","processed_at":"2026-01-02T03:04:06Z"}"#;
+            "transaction_hash":"0xf5da5f1ab0ba90642db0fc701285512ea1527ec9be73e22bc7e368f1b93fe59d","timestamp":"2026-01-02T03:04:05Z","processed_at":"2026-01-02T03:04:06Z"}"#;
         assert!(matches!(serde_json::from_str(completed).unwrap(), ResultEvent::Completed(_)));
         let failed = completed.replace("completed\"", "failed\"").replace("transaction_hash", "error_message");
         assert!(matches!(serde_json::from_str(&failed).unwrap(), ResultEvent::Failed(_)));
+        let hostile = serde_json::from_str::<ResultEvent>(&completed.replace("0xf5", "<script>"));
+        assert!(hostile.unwrap_err().to_string().contains("64 hexadecimal digits"));
     }
 }

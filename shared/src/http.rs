@@ -28,6 +28,9 @@ use crate::health::Health;
 /// The most bytes that the body of a request may have.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
+/// How long requests that are under way at shutdown may go on.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a request may take, the arrival of its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -205,7 +208,7 @@ impl Routes {
         drop(self.0.send_replace(routes));
     }
 
-    /// Serves until `shutdown`, then finishes the requests that are under way.
+    /// Serves until `shutdown`, then finishes the requests that are under way, within a few seconds.
     ///
     /// # Errors
     ///
@@ -221,6 +224,14 @@ impl Routes {
             routes.oneshot(request)
         });
         let server = axum::serve(listener, Router::new().fallback_service(current));
-        async { Ok(server.with_graceful_shutdown(shutdown.cancelled_owned()).await?) }
+        let cut = shutdown.clone();
+        let server = server.with_graceful_shutdown(shutdown.cancelled_owned()).into_future();
+        async move {
+            tokio::select! {
+                ended = server => Ok(ended?),
+                // A client that has sent half a request need not be waited for.
+                () = async { cut.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => Ok(()),
+            }
+        }
     }
 }

@@ -29,16 +29,34 @@ use crate::event::AttributeMap;
 #[group(skip)]
 pub struct Config {
     /// Google Cloud project that owns the topics.
-    #[arg(long = "gcp-project-id", env = "GCP_PROJECT_ID", default_value = "test-project")]
+    #[arg(long = "gcp-project-id", env = "GCP_PROJECT_ID", default_value = "test-project", value_parser = project)]
     pub project: String,
 
     /// The emulator's `host:port`. Unset or empty: Google Cloud itself, with application default credentials.
-    #[arg(long = "pubsub-emulator-host", env = "PUBSUB_EMULATOR_HOST")]
+    #[arg(long = "pubsub-emulator-host", env = "PUBSUB_EMULATOR_HOST", value_parser = host_and_port)]
     pub emulator_host: Option<String>,
 
     /// How many streams receive messages; one carries about 2,000 messages a second.
     #[arg(long = "pubsub-streams", env = "PUBSUB_STREAMS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub streams: u8,
+}
+
+fn project(text: &str) -> Result<String, &'static str> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
+    let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
+    let valid = starts && text.len() <= 100 && text.chars().all(allowed);
+    valid
+        .then(|| text.to_owned())
+        .ok_or("GCP_PROJECT_ID is a project id such as my-project-123, not its name or number")
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let address = text.trim_start_matches("http://");
+    let valid = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok());
+    let valid = valid || text.is_empty();
+    valid.then(|| address.to_owned()).ok_or("PUBSUB_EMULATOR_HOST is host:port, such as localhost:8681")
 }
 
 impl Config {
@@ -177,7 +195,7 @@ impl PubSub {
                 let builder = $builder;
                 let builder = match emulator {
                     Some(host) => builder
-                        .with_endpoint(format!("http://{}", host.trim_start_matches("http://")))
+                        .with_endpoint(format!("http://{host}"))
                         .with_credentials(anonymous::Builder::new().build()),
                     None => builder,
                 };

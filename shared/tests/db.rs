@@ -216,3 +216,27 @@ async fn a_server_that_ends_the_connection_is_away() {
     drop(tx);
     database.begin().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_full_disk_is_forgotten_when_there_is_space_again() {
+    let place = Place::sqlite().unwrap();
+    let database = with_table(&place).await;
+    let limit = |pages: &'static str| {
+        let database = database.clone();
+        async move {
+            let mut tx = database.begin().await.unwrap();
+            sqlx::query(pages).fetch_one(&mut *tx).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    };
+    limit("pragma max_page_count = 64").await;
+    let large = |id| [Line { id, text: Some("x".repeat(100_000)), number: None }];
+    let mut full = None;
+    for id in 0..10 {
+        full = full.or(insert(&database, &large(id)).await.err());
+    }
+    assert!(full.unwrap().to_string().contains("full"));
+    limit("pragma max_page_count = 100000").await;
+    insert(&database, &large(10)).await.unwrap();
+    assert!(lines(&database).await.iter().any(|line| line.id == 10));
+}

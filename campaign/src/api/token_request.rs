@@ -18,7 +18,8 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// Ask for tokens to be paid.
 ///
-/// The fields stand in the query string or in a JSON body. The answer is durable: 202 for a new grant, 200 with the same
+/// The fields stand in the query string or in a JSON body, not in both; `user_id` and `campaign_id` are required. The
+/// answer is durable: 202 for a new grant, 200 with the same
 /// grant for a repeat, by `Idempotency-Key` or by user and campaign. After an error nothing is stored.
 #[utoipa::path(
     post,
@@ -27,9 +28,9 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
     tag = "grants",
     params(
         GrantRequest,
+        ("idempotency_key" = Option<String>, Query, description = "`Idempotency-Key`, where headers are hard to set."),
         ("Idempotency-Key" = Option<String>, Header, description = "Your own name for this request, 1 to 128 bytes. \
-            Send the same request again under the same key as often as you like: it is one grant. Keys never expire. \
-            Where headers are hard to set: `idempotency_key` among the fields."),
+            Send the same request again under the same key as often as you like: it is one grant. Keys never expire."),
     ),
     request_body(content = Option<GrantRequest>, description = "The same fields as in the query string, in place of it."),
     responses(

@@ -1,6 +1,6 @@
 //! Applying a batch of results, and publishing again what has none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -47,8 +47,8 @@ impl Store {
         let mut applied = Applied::default();
         let mut events = Vec::new();
         for event in results {
-            for request_id in request_ids(event) {
-                let Some(grant) = grants.get_mut(request_id) else {
+            for request_id in request_ids(event).iter().collect::<BTreeSet<_>>() {
+                let Some(grant) = grants.get_mut(request_id).filter(|grant| grant.is_meant_by(event)) else {
                     applied.unknown += 1;
                     continue;
                 };

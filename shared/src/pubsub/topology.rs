@@ -30,14 +30,14 @@ impl PubSub {
         Ok(())
     }
 
-    /// Whether everything that [`ensure`](Self::ensure) creates is in place, as far as receiving needs it.
+    /// Whether everything that [`ensure`](Self::ensure) creates is in place.
     ///
     /// # Errors
     ///
     /// When Pub/Sub does not answer.
     async fn is_in_place(&self) -> Result<bool, Error> {
-        for topic in Topic::ALL {
-            let get = self.subscriptions.get_subscription().set_subscription(self.subscription(topic.name()));
+        for name in Topic::ALL.iter().flat_map(|topic| [topic.to_string(), dead_letter(*topic)]) {
+            let get = self.subscriptions.get_subscription().set_subscription(self.subscription(&name));
             match in_time(get.send()).await {
                 // What Pub/Sub writes when the topic was deleted under the subscription.
                 Ok(subscription) if subscription.topic == "_deleted-topic_" => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use testkit::on_both_databases;
 use testkit::stack::Builder;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::{assert_paid_exactly_once, builder, request_grants, until_stat};
 
@@ -14,6 +15,7 @@ on_both_databases! {
     grants_survive_kill_9_of_the_campaign_service,
     a_transaction_that_was_committed_and_never_sent_is_sent_after_a_restart,
     sigterm_drains_both_services_and_loses_nothing,
+    a_client_that_sends_half_a_request_does_not_spoil_a_shutdown,
 }
 
 const GRANTS: usize = 300;
@@ -67,6 +69,23 @@ async fn sigterm_drains_both_services_and_loses_nothing(builder: Builder) -> Res
     assert!(stack.campaign.logged()?.contains("stopped"));
     stack.campaign.start().await?;
     stack.blockchain.start().await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    stack.stop().await
+}
+
+async fn a_client_that_sends_half_a_request_does_not_spoil_a_shutdown(builder: Builder) -> Result<()> {
+    let stack = builder.start().await?;
+    let mut connections = Vec::new();
+    for half in ["GET /livez HTTP/1.1\r\nHo", "POST /token-request HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"]
+    {
+        let address = stack.campaign.url().replace("http://", "");
+        let mut connection = tokio::net::TcpStream::connect(address).await?;
+        connection.write_all(half.as_bytes()).await?;
+        connections.push(connection);
+    }
+    let ids = request_grants(&stack, "summer", 20).await?;
+    assert!(stack.campaign.terminate(Duration::from_secs(15)).await?.success());
+    stack.campaign.start().await?;
     assert_paid_exactly_once(&stack, &ids).await?;
     stack.stop().await
 }
