@@ -21,7 +21,7 @@ pub mod subscriber;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -106,17 +106,18 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), needs.publishing),
     );
     lifecycle.work(
-        Submitter::new(
-            store.clone(),
-            chain.clone(),
-            clock.clone(),
+        Submitter {
+            store: store.clone(),
+            chain: chain.clone(),
+            clock: clock.clone(),
             lane,
             deployment,
-            config.limits(),
-            Arc::clone(&observations),
-            Arc::clone(&sent),
-            Arc::clone(&outbox_ready),
-        ),
+            limits: config.limits(),
+            allowed: AtomicUsize::new(config.limits().batch_grants),
+            observations: Arc::clone(&observations),
+            sent: Arc::clone(&sent),
+            outbox_ready: Arc::clone(&outbox_ready),
+        },
         Schedule::woken("submitter", Arc::clone(&queue_ready), Duration::from_secs(1), needs.submitting),
     );
     lifecycle.work(

@@ -60,40 +60,32 @@ pub struct Limits {
 /// The submitter of one lane.
 #[derive(Debug)]
 pub struct Submitter {
-    store: Store,
-    chain: Chain,
-    clock: Clock,
-    lane: LaneId,
-    deployment: Deployment,
-    limits: Limits,
-    observations: Arc<Observations>,
+    /// Payments and transactions.
+    pub store: Store,
+    /// The chain.
+    pub chain: Chain,
+    /// Time.
+    pub clock: Clock,
+    /// Whose nonces are taken.
+    pub lane: LaneId,
+    /// The contracts.
+    pub deployment: Deployment,
+    /// How transactions are made.
+    pub limits: Limits,
+    /// How many grants the next batch may have: `limits.batch_grants` to begin with, halved when a batch would revert,
+    /// doubled when one is sent.
+    pub allowed: AtomicUsize,
+    /// What is seen.
+    pub observations: Arc<Observations>,
     /// Notified when a transaction was committed and sent.
-    sent: Arc<Notify>,
-    outbox_ready: Arc<Notify>,
-    /// How many grants the next batch may have: halved when a batch would revert, doubled when one is sent.
-    allowed: AtomicUsize,
+    pub sent: Arc<Notify>,
+    /// Notified when there is something to publish.
+    pub outbox_ready: Arc<Notify>,
 }
 
 impl Submitter {
-    /// A submitter; `sent` is notified after each transaction, `outbox_ready` when there is something to publish.
-    #[expect(clippy::too_many_arguments, reason = "the wiring hands over each thing once")]
-    #[must_use]
-    pub fn new(
-        store: Store,
-        chain: Chain,
-        clock: Clock,
-        lane: LaneId,
-        deployment: Deployment,
-        limits: Limits,
-        observations: Arc<Observations>,
-        sent: Arc<Notify>,
-        outbox_ready: Arc<Notify>,
-    ) -> Self {
-        let allowed = AtomicUsize::new(limits.batch_grants);
-        Self { store, chain, clock, lane, deployment, limits, observations, sent, outbox_ready, allowed }
-    }
-
-    /// The payments of the next transaction and since when each waits, once there are enough of them or the first has waited long enough.
+    /// The payments of the next transaction and since when each waits, once there are enough of them or the first has
+    /// waited long enough.
     async fn next_batch(&self) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
         let allowed = self.allowed.load(Ordering::Relaxed);
         let mut queued = self.store.queued(allowed, self.clock.now()).await?;
