@@ -4,12 +4,14 @@
 
 mod accept;
 mod queries;
+mod republish;
 mod results;
 
 use chrono::{DateTime, Utc};
 pub use queries::{GrantEvent, Page, Totals};
 use rand::RngExt as _;
-pub use results::{Applied, Open};
+pub use republish::Open;
+pub use results::Applied;
 use secrecy::SecretString;
 use serde::Serialize;
 use shared::db::{self, Database, Tx};
