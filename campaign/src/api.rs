@@ -16,6 +16,7 @@ use shared::http::Problem;
 use shared::telemetry::{TRACEPARENT, TraceParent};
 use tracing::Instrument;
 use utoipa::OpenApi;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -52,7 +53,8 @@ impl FromRef<Context> for Acceptor {
 
 /// The routes of the campaign service.
 pub fn routes(store: Store, acceptor: Acceptor) -> Router {
-    let (router, document) = documented().split_for_parts();
+    let (router, mut document) = documented().split_for_parts();
+    complete(&mut document);
     router
         .with_state(Context { store, acceptor })
         .layer(middleware::from_fn(trace))
@@ -64,6 +66,25 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(token_request::handle))
         .routes(routes!(status::handle))
         .routes(routes!(grant::handle))
+}
+
+/// Adds what is the same for every operation: the errors that are made outside the handlers, and that a body may be left
+/// out where the query string can take its place.
+fn complete(document: &mut utoipa::openapi::OpenApi) {
+    let problem = |description: &str| {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        ResponseBuilder::new().description(description).content("application/problem+json", content).build()
+    };
+    let operations = document.paths.paths.values_mut().flat_map(|path| [path.get.as_mut(), path.post.as_mut()]);
+    for operation in operations.flatten() {
+        let responses = &mut operation.responses.responses;
+        let method = problem("The path does not take this method; the `Allow` header names those it takes.");
+        responses.insert("405".to_owned(), method.into());
+        responses.insert("500".to_owned(), problem("Something went wrong on our side.").into());
+        if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
+            body.required = Some(Required::False);
+        }
+    }
 }
 
 /// The trace of a request: the caller's, or a new one.
@@ -128,7 +149,9 @@ mod tests {
 
     #[test]
     fn every_operation_describes_its_errors_and_every_field_itself() {
-        let document = serde_json::to_value(documented().split_for_parts().1).unwrap();
+        let mut document = documented().split_for_parts().1;
+        complete(&mut document);
+        let document = serde_json::to_value(document).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
         for (path, operations) in document["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {

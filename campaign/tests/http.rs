@@ -587,9 +587,12 @@ async fn the_openapi_document_is_served() {
         statuses.sort();
         statuses
     };
-    assert_eq!(described("/token-request", "post"), ["200", "202", "400", "409", "413", "415", "422", "503"]);
-    assert_eq!(described("/status", "get"), ["200", "400", "503"]);
-    assert_eq!(described("/grants/{request_id}", "get"), ["200", "400", "404", "503"]);
+    assert_eq!(
+        described("/token-request", "post"),
+        ["200", "202", "400", "405", "409", "413", "415", "422", "500", "503"]
+    );
+    assert_eq!(described("/status", "get"), ["200", "400", "405", "500", "503"]);
+    assert_eq!(described("/grants/{request_id}", "get"), ["200", "400", "404", "405", "500", "503"]);
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
         ("Idempotency-Key" = Option<String>, Header, description = "Your own name for this request, 1 to 128 bytes. \
             Send the same request again under the same key as often as you like: it is one grant. Keys never expire."),
     ),
-    request_body(content = Option<GrantRequest>, description = "The same fields as in the query string, in place of it."),
+    request_body(content = GrantRequest, description = "The same fields as in the query string, in place of it."),
     responses(
         (status = 202, description = "A new grant, accepted.", body = Grant,
             headers(("Location" = String, description = "Where to ask for the grant."))),
