@@ -25,12 +25,12 @@ dev: build ## Start what the services need (emulator, chain, contracts), and lea
 run-campaign: ## Run the campaign service in this terminal, on what `make dev` has started
 	@$(DEV_ENVIRONMENT) \
 	export LISTEN_ADDRESS="$${LISTEN_ADDRESS:-127.0.0.1:8080}" DATABASE_URL="$${DATABASE_URL:-sqlite://target/run/campaign.db}"; \
-	exec cargo run --locked -p campaign
+	exec cargo run --locked --bin campaign
 
 run-blockchain: ## Run the blockchain service in this terminal, on what `make dev` has started
 	@$(DEV_ENVIRONMENT) \
 	export LISTEN_ADDRESS="$${LISTEN_ADDRESS:-127.0.0.1:8081}" DATABASE_URL="$${DATABASE_URL:-sqlite://target/run/blockchain.db}"; \
-	exec cargo run --locked -p blockchain
+	exec cargo run --locked --bin blockchain
 
 stop: $(STACK) ## Stop what `make up` or `make dev` has started
 	@$(STACK) stop

@@ -20,7 +20,8 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 ///
 /// The fields stand in the query string or in a JSON body, not in both; `user_id` and `campaign_id` are required. The
 /// answer is durable: 202 for a new grant, 200 with the same
-/// grant for a repeat, by `Idempotency-Key` or by user and campaign. After an error nothing is stored.
+/// grant for a repeat, by `Idempotency-Key` or by user and campaign. After a 4xx nothing is
+/// stored; after a 503 send the same request again.
 #[utoipa::path(
     post,
     path = "/token-request",
