@@ -31,7 +31,7 @@ use shared::http::Routes;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
-use shared::pubsub::{Keeper, PubSub, Topic};
+use shared::pubsub::{Bus, Keeper, Topic};
 use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use tokio::sync::Notify;
@@ -45,6 +45,23 @@ use crate::observe::Observations;
 use crate::store::{LaneId, Store};
 use crate::submitter::Submitter;
 use crate::subscriber::Subscriber;
+
+/// The points at which a test can make this service die, see [`shared::fail_point`].
+pub const FAIL_POINTS: &[&str] = &[
+    "assign:commit",
+    "assign:committed",
+    "inbox:consumed",
+    "mark_sent:commit",
+    "mark_sent:committed",
+    "receive:commit",
+    "receive:committed",
+    "relay:commit",
+    "relay:committed",
+    "relay:published",
+    "settle:commit",
+    "settle:committed",
+    "submitter:sent",
+];
 
 /// Deploys the contracts and prints where they are.
 ///
@@ -69,6 +86,8 @@ pub async fn run_deploy(deploy: deploy::Deploy) -> anyhow::Result<ExitCode> {
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let settings = config.validate()?;
     let metrics = telemetry::start(config.log_format);
+    #[cfg(feature = "failpoints")]
+    shared::fail_point::arm();
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
@@ -98,11 +117,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));
     lifecycle.work(
-        Keeper::new(bus.clone(), Arc::clone(&created)),
+        Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
         Schedule::polled("pubsub", Duration::from_secs(3), needs.pubsub),
     );
     lifecycle.work(
-        Relay::new(store.database().clone(), bus.clone(), clock.clone()),
+        Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), needs.publishing),
     );
     lifecycle.work(
@@ -184,7 +203,7 @@ impl Needs {
 /// What the service works with, found and checked.
 struct Found {
     store: Store,
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     chain: Chain,
     deployment: Deployment,
     lane: LaneId,
@@ -192,7 +211,9 @@ struct Found {
 
 /// Waits for the database and the chain where they are away; fails where they are not what they should be.
 async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow::Result<Found> {
-    let bus = PubSub::connect(&config.pubsub.project, config.pubsub.emulator())
+    let bus = config
+        .pubsub
+        .connect()
         .await
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let store =

@@ -11,8 +11,8 @@ use alloy::primitives::Bytes;
 use alloy::sol_types::SolCall;
 use chrono::{DateTime, Utc};
 use shared::clock::Clock;
-use shared::db;
 use shared::worker::{Progress, Worker};
+use shared::{db, fail_point};
 use tokio::sync::Notify;
 
 use crate::chain::{self, Chain, Unsigned};
@@ -166,7 +166,9 @@ impl Worker for Submitter {
         tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
 
         // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.
-        match self.chain.send(&signed.raw).await {
+        let sent = self.chain.send(&signed.raw).await;
+        fail_point::reach("submitter:sent").await;
+        match sent {
             Ok(()) => self.store.mark_sent(&[signed.hash], self.clock.now()).await?,
             Err(error) => tracing::warn!(transaction_hash = %signed.hash, %error, "send failed, will be sent again"),
         }

@@ -123,7 +123,7 @@ async fn with_queued(place: &Place, numbers: std::ops::Range<u64>) -> (Store, Ve
 
 /// Takes all messages out of the outbox, as the relay would; each with its attributes checked.
 async fn published(store: &Store) -> Vec<ResultEvent> {
-    let mut tx = store.database().begin().await.unwrap();
+    let mut tx = store.database().begin("test").await.unwrap();
     let rows = sqlx::query("select topic, data, attributes from outbox order by id").fetch_all(&mut *tx).await.unwrap();
     sqlx::query("delete from outbox").execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();

@@ -25,13 +25,27 @@ use shared::http::Routes;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
-use shared::pubsub::{Keeper, PubSub, Topic};
+use shared::pubsub::{Keeper, Topic};
 use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use store::Store;
 use subscriber::Subscriber;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+/// The points at which a test can make this service die, see [`shared::fail_point`].
+pub const FAIL_POINTS: &[&str] = &[
+    "accept:commit",
+    "accept:committed",
+    "apply:commit",
+    "apply:committed",
+    "inbox:consumed",
+    "relay:commit",
+    "relay:committed",
+    "relay:published",
+    "republish:commit",
+    "republish:committed",
+];
 
 /// Runs the service until it is told to stop.
 ///
@@ -40,12 +54,16 @@ use tokio_util::sync::CancellationToken;
 /// When it cannot start: the configuration, the database or the port.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start(config.log_format);
+    #[cfg(feature = "failpoints")]
+    shared::fail_point::arm();
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
     let [database, pubsub, publishing] = ["database", "pubsub", "publishing"].map(|name| health.dependency(name));
 
-    let bus = PubSub::connect(&config.pubsub.project, config.pubsub.emulator())
+    let bus = config
+        .pubsub
+        .connect()
         .await
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
@@ -75,11 +93,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     routes.replace(http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics));
 
     lifecycle.work(
-        Keeper::new(bus.clone(), Arc::clone(&created)),
+        Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
         Schedule::polled("pubsub", Duration::from_secs(3), pubsub),
     );
     lifecycle.work(
-        Relay::new(store.database().clone(), bus.clone(), clock.clone()),
+        Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), publishing),
     );
     lifecycle.work(

@@ -9,13 +9,13 @@ mod results;
 
 use chrono::{DateTime, Utc};
 pub use queries::{GrantEvent, Page, Totals};
-use rand::RngExt as _;
 pub use republish::Open;
 pub use results::Applied;
 use secrecy::SecretString;
 use serde::Serialize;
 use shared::db::{self, Database, Tx};
-use shared::id::{Issuer, RequestId, unique};
+use shared::id::{Issuer, RequestId};
+use shared::random::{self, ascending_uuid};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -38,13 +38,13 @@ impl Store {
     /// When the database cannot be reached or read.
     pub async fn open(url: &SecretString) -> db::Result<Self> {
         let database = Database::open(url, &MIGRATIONS).await?;
-        let mut tx = database.begin().await?;
+        let mut tx = database.begin("open").await?;
         sqlx::query(
             "-- store::draw_issuer
              insert into deployment (singleton, issuer, next_grant_index) values (1, $1, 0)
              on conflict (singleton) do nothing",
         )
-        .bind(rand::rng().random::<i64>())
+        .bind(random::number().cast_signed())
         .execute(&mut *tx)
         .await?;
         let row = sqlx::query("-- store::issuer\n select issuer from deployment").fetch_one(&mut *tx).await?;
@@ -118,7 +118,7 @@ struct NewEvent<'a> {
 
 impl<'a> NewEvent<'a> {
     fn new(request_id: &'a RequestId, kind: &'static str, at: DateTime<Utc>, data: &serde_json::Value) -> Self {
-        Self { id: unique(at).to_string(), request_id, kind, at: at.timestamp_micros(), data: data.to_string() }
+        Self { id: ascending_uuid(at).to_string(), request_id, kind, at: at.timestamp_micros(), data: data.to_string() }
     }
 }
 

@@ -144,7 +144,7 @@ async fn outbox(store: &Store) -> Vec<(String, RequestEvent, BTreeMap<String, St
 }
 
 async fn change(store: &Store, statement: &'static str) {
-    let mut tx = store.database().begin().await.unwrap();
+    let mut tx = store.database().begin("test").await.unwrap();
     sqlx::query(statement).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
 }

@@ -37,7 +37,7 @@ impl Clock {
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
-            Source::System => Utc::now().timestamp_micros(),
+            Source::System => Utc::now().timestamp_micros() + offset_micros(),
             Source::Manual(micros) => micros.load(Ordering::SeqCst),
         };
         from_micros(micros)
@@ -49,6 +49,21 @@ impl Clock {
             micros.fetch_add(delta.num_microseconds().unwrap_or(0), Ordering::SeqCst);
         }
     }
+}
+
+/// How far the machine's clock is to be taken for wrong: nothing, but under the feature `failpoints`, where a test may
+/// say so by the variable `CLOCK_OFFSET_SECONDS`.
+fn offset_micros() -> i64 {
+    #[cfg(feature = "failpoints")]
+    {
+        static OFFSET: std::sync::LazyLock<i64> = std::sync::LazyLock::new(|| {
+            let seconds = std::env::var("CLOCK_OFFSET_SECONDS").ok().and_then(|text| text.parse::<i64>().ok());
+            seconds.unwrap_or(0) * 1_000_000
+        });
+        *OFFSET
+    }
+    #[cfg(not(feature = "failpoints"))]
+    0
 }
 
 /// The time that is `micros` microseconds after the Unix epoch, as the stores keep it.

@@ -5,6 +5,7 @@
 //! Times are stored as microseconds since the Unix epoch.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor, Row, Transaction};
+
+use crate::fail_point;
 
 /// Why the database did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,48 @@ impl Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A transaction on either database; dropped without a commit, it is rolled back.
-pub type Tx = Transaction<'static, Any>;
+#[derive(Debug)]
+pub struct Tx {
+    inner: Transaction<'static, Any>,
+    step: &'static str,
+}
+
+impl Tx {
+    /// Makes what the transaction did durable.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed, or, where the connection was lost meanwhile, the database did not say.
+    pub async fn commit(self) -> Result<()> {
+        fail_point::reach(&format!("{}:commit", self.step)).await;
+        self.inner.commit().await?;
+        fail_point::reach(&format!("{}:committed", self.step)).await;
+        Ok(())
+    }
+
+    /// Undoes what the transaction did.
+    ///
+    /// # Errors
+    ///
+    /// When the database is away, which undoes it too.
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+}
 
 /// Which of the two it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,13 +235,14 @@ impl Database {
         &self.read
     }
 
-    /// Begins a transaction that may write.
+    /// Begins a transaction that may write: the durable step of this name. It has two fail points, `{step}:commit` just
+    /// before its commit and `{step}:committed` just after it.
     ///
     /// # Errors
     ///
     /// When the database cannot be reached, or is locked for too long.
-    pub async fn begin(&self) -> Result<Tx> {
-        Ok(match self.dialect {
+    pub async fn begin(&self, step: &'static str) -> Result<Tx> {
+        let inner = match self.dialect {
             Dialect::Sqlite => match self.write.begin_with(BEGIN).await {
                 // SQLite rolls back by itself when the disk is full, and sqlx goes on counting that transaction: the
                 // connection is of no use any more.
@@ -208,7 +253,8 @@ impl Database {
                 begun => begun?,
             },
             Dialect::Postgres => self.write.begin().await?,
-        })
+        };
+        Ok(Tx { inner, step })
     }
 
     /// Closes all connections, which leaves one file behind on SQLite; waits a little for those in use.

@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
 use alloy::primitives::Address;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::random;
 
 /// The most bytes a textual identifier may have.
 pub const MAX_ID_BYTES: usize = 128;
@@ -114,16 +114,8 @@ impl RequestId {
     /// A new identifier, ordered by `at` (`UUIDv7`, RFC 9562).
     #[must_use]
     pub fn unique(at: DateTime<Utc>) -> Self {
-        Self(unique(at).to_string().into())
+        Self(random::ascending_uuid(at).to_string().into())
     }
-}
-
-/// A new `UUIDv7` at the given time; those made by one process are strictly ascending while time does not go back.
-#[must_use]
-pub fn unique(at: DateTime<Utc>) -> Uuid {
-    static CONTEXT: LazyLock<std::sync::Mutex<ContextV7>> = LazyLock::new(|| std::sync::Mutex::new(ContextV7::new()));
-    let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
-    Uuid::new_v7(Timestamp::from_unix(&*CONTEXT, seconds, at.timestamp_subsec_nanos()))
 }
 
 /// Whole tokens to pay: 1 to [`TokenAmount::MAX`].
@@ -339,13 +331,6 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<WalletAddress>(), Err(InvalidWallet::Malformed), "{bad}");
         }
-    }
-
-    #[test]
-    fn unique_ids_ascend() {
-        let at = crate::clock::from_micros(1_700_000_000_000_000);
-        let ids: Vec<_> = (0..1000).map(|_| unique(at)).collect();
-        assert!(ids.is_sorted());
     }
 
     proptest! {

@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::db;
-use crate::pubsub::{Delivery, PubSub, Receiver, Topic};
+use crate::event::AttributeMap;
+use crate::fail_point;
+use crate::pubsub::{self, Bus, Delivery, Message, Receiver, Topic};
 use crate::telemetry::{GOOGLE_TRACEPARENT, TRACEPARENT, TraceParent};
 use crate::worker::backoff;
 
@@ -44,7 +46,7 @@ pub struct Received<E> {
 #[derive(Debug)]
 pub struct Inbox<C> {
     /// The broker.
-    pub bus: PubSub,
+    pub bus: Arc<dyn Bus>,
     /// Whose subscription is received.
     pub topic: Topic,
     /// How many streams are opened: one carries about 2,000 messages a second.
@@ -68,7 +70,7 @@ impl<C: Consumer> Inbox<C> {
         let (sender, mut deliveries) = mpsc::channel(BATCH);
         let mut streams = JoinSet::new();
         for _ in 0..self.streams {
-            let (bus, created) = (self.bus.clone(), Arc::clone(&self.created));
+            let (bus, created) = (Arc::clone(&self.bus), Arc::clone(&self.created));
             streams.spawn(pull(bus, self.topic, created, sender.clone(), shutdown.clone()));
         }
         drop(sender);
@@ -107,7 +109,10 @@ impl<C: Consumer> Inbox<C> {
         shutdown: &CancellationToken,
     ) {
         match self.commit(&events, shutdown).await {
-            Ok(()) => return deliveries.into_iter().for_each(Delivery::ack),
+            Ok(()) => {
+                fail_point::reach("inbox:consumed").await;
+                return deliveries.into_iter().for_each(Delivery::ack);
+            }
             Err(Refused::Shutdown) => return,
             Err(Refused::Data(_)) => {}
         }
@@ -141,7 +146,7 @@ impl<C: Consumer> Inbox<C> {
     }
 
     async fn bury(&self, delivery: Delivery, reason: String) {
-        match self.bus.publish_dead_letter(self.topic, &delivery.message, &reason).await {
+        match self.set_aside(&delivery.message, &reason).await {
             Ok(()) => {
                 let request_id = delivery.message.attributes.get("request_id");
                 tracing::warn!(topic = self.topic.name(), request_id, reason, "message moved to the dead-letter topic");
@@ -149,6 +154,18 @@ impl<C: Consumer> Inbox<C> {
             }
             Err(error) => tracing::warn!(topic = self.topic.name(), %error, "dead letter waits for the broker"),
         }
+    }
+
+    /// Publishes a message that can never be handled on the topic of dead letters, with the reason.
+    async fn set_aside(&self, message: &Message, reason: &str) -> Result<(), pubsub::Error> {
+        // Pub/Sub takes 100 attributes, values of up to 1024 bytes.
+        let mut attributes: AttributeMap = message.attributes.clone().into_iter().take(98).collect();
+        attributes.insert("dead_letter_reason".to_owned(), reason.chars().take(256).collect());
+        let message = Message { data: message.data.clone(), attributes };
+        let Some(dead_letters) = self.topic.dead_letters() else { return Ok(()) };
+        let outcomes = self.bus.publish(dead_letters, vec![message]).await;
+        metrics::counter!("messages_dead_lettered_total", "topic" => self.topic.name()).increment(1);
+        outcomes.into_iter().collect()
     }
 }
 
@@ -164,7 +181,7 @@ fn trace_of(delivery: &Delivery) -> Option<TraceParent> {
 /// Moves messages from one stream to the inbox, opening the stream again whenever it ends. Returns the stream that is
 /// open at shutdown, for it to be stopped when its messages are answered.
 async fn pull(
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     topic: Topic,
     created: Arc<Notify>,
     deliveries: mpsc::Sender<Delivery>,

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod db;
 pub mod event;
+pub mod fail_point;
 pub mod health;
 pub mod http;
 pub mod id;
@@ -13,5 +14,6 @@ pub mod inbox;
 pub mod lifecycle;
 pub mod outbox;
 pub mod pubsub;
+pub mod random;
 pub mod telemetry;
 pub mod worker;

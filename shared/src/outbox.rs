@@ -5,6 +5,7 @@
 //! receives it must treat a repeat as harmless.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -13,8 +14,10 @@ use sqlx::Row;
 use crate::clock::Clock;
 use crate::db::{self, Database, Tx};
 use crate::event::{AttributeMap, RequestEvent, ResultEvent};
-use crate::id::{RequestId, unique};
-use crate::pubsub::{self, PubSub, Topic};
+use crate::fail_point;
+use crate::id::RequestId;
+use crate::pubsub::{self, Bus, Topic};
+use crate::random::ascending_uuid;
 use crate::telemetry::TraceParent;
 use crate::worker::{Progress, Worker};
 
@@ -56,7 +59,7 @@ impl Pending {
         at: DateTime<Utc>,
     ) -> Self {
         Self {
-            id: unique(at).to_string(),
+            id: ascending_uuid(at).to_string(),
             topic: topic.name(),
             request_id,
             data: json(event),
@@ -93,7 +96,7 @@ pub async fn enqueue(tx: &mut Tx, messages: &[Pending]) -> db::Result<()> {
 #[derive(Debug)]
 pub struct Relay {
     database: Database,
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     clock: Clock,
 }
 
@@ -121,7 +124,7 @@ impl Relay {
 
     /// A relay of this database's outbox.
     #[must_use]
-    pub fn new(database: Database, bus: PubSub, clock: Clock) -> Self {
+    pub fn new(database: Database, bus: Arc<dyn Bus>, clock: Clock) -> Self {
         Self { database, bus, clock }
     }
 }
@@ -163,7 +166,16 @@ impl Worker for Relay {
         let mut first_error = None;
         for (topic, messages) in by_topic {
             let (positions, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-            for (position, outcome) in positions.into_iter().zip(self.bus.publish(topic, messages).await) {
+            let outcomes = self.bus.publish(topic, messages).await;
+            fail_point::reach("relay:published").await;
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            let count = |status, messages: usize| {
+                metrics::counter!("messages_published_total", "topic" => topic.name(), "status" => status)
+                    .increment(messages as u64);
+            };
+            count("ok", outcomes.len() - failed);
+            count("error", failed);
+            for (position, outcome) in positions.into_iter().zip(outcomes) {
                 match outcome {
                     Ok(()) => {
                         metrics::histogram!("outbox_wait_seconds").record(ids[position].waited_seconds);
@@ -193,7 +205,7 @@ impl Relay {
         if sent.is_empty() {
             return Ok(());
         }
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("relay").await?;
         sqlx::query(
             "-- outbox::remove
              delete from outbox where id in (select value->>'id' from json_each($1))",

@@ -3,23 +3,21 @@
 //! Names of topics and subscriptions are fixed by the contract with the outside; [`PubSub::ensure`] creates whatever is
 //! missing, dead-letter topics and policies included. Publishing is bounded in time; receiving is bounded in count.
 
+mod google;
 mod topology;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use google_cloud_auth::credentials::anonymous;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+pub use google::PubSub;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_gax::retry_policy::RetryPolicyExt;
-use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
-use google_cloud_pubsub::model;
-use google_cloud_pubsub::retry_policy::RetryableErrors;
-use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 pub use topology::Keeper;
 
 use crate::event::AttributeMap;
@@ -60,6 +58,15 @@ fn host_and_port(text: &str) -> Result<String, &'static str> {
 }
 
 impl Config {
+    /// Connects to this Pub/Sub. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// When there are no credentials, or the address is no address.
+    pub async fn connect(&self) -> Result<Arc<dyn Bus>, Error> {
+        Ok(Arc::new(PubSub::connect(&self.project, self.emulator()).await?))
+    }
+
     /// The emulator's address, where one is to be used.
     #[must_use]
     pub fn emulator(&self) -> Option<&str> {
@@ -67,26 +74,41 @@ impl Config {
     }
 }
 
-/// Where messages are published.
+/// Where messages are published, and, from its one subscription, received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// Grants to be paid.
     Requests,
     /// What became of them.
     Results,
+    /// Requests that cannot be handled.
+    DeadRequests,
+    /// Results that cannot be handled.
+    DeadResults,
 }
 
 impl Topic {
-    /// Both topics.
-    pub const ALL: [Self; 2] = [Self::Requests, Self::Results];
+    /// All topics.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Results, Self::DeadRequests, Self::DeadResults];
 
-    /// The topic's name within its project. Its subscription is `{name}-sub`; messages that cannot be handled go to
-    /// `{name}-dead-letter`, kept by `{name}-dead-letter-sub`.
+    /// The topic's name within its project. Its subscription is `{name}-sub`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests => "token-grant-requests",
             Self::Results => "token-grant-results",
+            Self::DeadRequests => "token-grant-requests-dead-letter",
+            Self::DeadResults => "token-grant-results-dead-letter",
+        }
+    }
+
+    /// Where the messages of this topic go that cannot be handled; `None` if they are such messages already.
+    #[must_use]
+    pub fn dead_letters(self) -> Option<Self> {
+        match self {
+            Self::Requests => Some(Self::DeadRequests),
+            Self::Results => Some(Self::DeadResults),
+            Self::DeadRequests | Self::DeadResults => None,
         }
     }
 }
@@ -157,196 +179,82 @@ fn has_code(error: &google_cloud_pubsub::Error, code: Code) -> bool {
     error.status().is_some_and(|status| status.code == code)
 }
 
-/// A connection to Pub/Sub; clones share it.
-#[derive(Clone)]
-pub struct PubSub {
-    project: Arc<str>,
-    emulated: bool,
-    topics: TopicAdmin,
-    subscriptions: SubscriptionAdmin,
-    publisher: BasePublisher,
-    publishers: Arc<BTreeMap<String, Publisher>>,
-    subscriber: Subscriber,
-}
-
-impl fmt::Debug for PubSub {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PubSub").field("project", &self.project).finish_non_exhaustive()
-    }
-}
-
-/// How long a call may take, tries included.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long the broker waits for a word from us before it delivers a message again: the least that it takes.
-const LEASE: Duration = Duration::from_secs(10);
-
-impl PubSub {
-    /// Connects to the emulator at `emulator` (`host:port`) or, without one, to Google Cloud with application default
-    /// credentials. Nothing is sent yet.
-    ///
-    /// # Errors
-    ///
-    /// When there are no credentials, or the address is no address.
-    pub async fn connect(project: &str, emulator: Option<&str>) -> Result<Self, Error> {
-        // Each client has its own builder type with the same methods.
-        macro_rules! client {
-            ($builder:expr) => {{
-                let builder = $builder;
-                let builder = match emulator {
-                    Some(host) => builder
-                        .with_endpoint(format!("http://{host}"))
-                        .with_credentials(anonymous::Builder::new().build()),
-                    None => builder,
-                };
-                builder.build().await?
-            }};
-        }
-        let publisher =
-            client!(BasePublisher::builder().with_retry_policy(RetryableErrors.with_time_limit(CALL_TIMEOUT)));
-        let bus = Self {
-            project: project.into(),
-            emulated: emulator.is_some(),
-            topics: client!(TopicAdmin::builder()),
-            subscriptions: client!(SubscriptionAdmin::builder()),
-            subscriber: client!(Subscriber::builder()),
-            publishers: Arc::default(),
-            publisher,
-        };
-        let publishers = Topic::ALL
-            .iter()
-            .flat_map(|topic| [topic.to_string(), dead_letter(*topic)])
-            .map(|name| {
-                let publisher = bus
-                    .publisher
-                    .publisher(bus.topic(&name))
-                    .set_message_count_threshold(500)
-                    .set_delay_threshold(Duration::from_millis(1))
-                    .build();
-                (name, publisher)
-            })
-            .collect();
-        Ok(Self { publishers: Arc::new(publishers), ..bus })
-    }
-
-    fn topic(&self, name: &str) -> String {
-        format!("projects/{}/topics/{name}", self.project)
-    }
-
-    fn subscription(&self, topic: &str) -> String {
-        format!("projects/{}/subscriptions/{topic}-sub", self.project)
-    }
-
-    /// Publishes messages; the outcome of each stands at its place. One that succeeded is durable at the broker.
-    pub async fn publish(&self, topic: Topic, messages: Vec<Message>) -> Vec<Result<(), Error>> {
-        let outcomes = self.publish_to(topic.name(), messages).await;
-        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-        let count = |status, count: usize| {
-            metrics::counter!("messages_published_total", "topic" => topic.name(), "status" => status)
-                .increment(count as u64);
-        };
-        count("ok", outcomes.len() - failed);
-        count("error", failed);
-        outcomes
-    }
-
-    /// Sets aside a message that can never be handled, with the reason, on the dead-letter topic of `topic`.
-    ///
-    /// # Errors
-    ///
-    /// When the broker did not take it.
-    pub async fn publish_dead_letter(&self, topic: Topic, message: &Message, reason: &str) -> Result<(), Error> {
-        // Pub/Sub takes 100 attributes, values of up to 1024 bytes.
-        let mut attributes: AttributeMap = message.attributes.clone().into_iter().take(98).collect();
-        attributes.insert("dead_letter_reason".to_owned(), reason.chars().take(256).collect());
-        let message = Message { data: message.data.clone(), attributes };
-        let outcomes = self.publish_to(&dead_letter(topic), vec![message]).await;
-        metrics::counter!("messages_dead_lettered_total", "topic" => topic.name()).increment(1);
-        outcomes.into_iter().collect()
-    }
-
-    async fn publish_to(&self, topic: &str, messages: Vec<Message>) -> Vec<Result<(), Error>> {
-        let publisher = &self.publishers[topic];
-        let answers = messages.into_iter().map(|message| {
-            let message = model::Message::new().set_data(message.data).set_attributes(message.attributes);
-            let answer = publisher.publish(message);
-            async move {
-                match tokio::time::timeout(CALL_TIMEOUT, answer).await {
-                    Ok(Ok(_message_id)) => Ok(()),
-                    Ok(Err(error)) => Err(Error::from(error)),
-                    Err(_) => Err(Error::Timeout(CALL_TIMEOUT)),
-                }
-            }
-        });
-        let outcomes = futures::future::join_all(answers).await;
-        if outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(Error::is_not_found)) {
-            // The broker has forgotten the topic; the caller publishes again, to a new one.
-            if let Err(error) = self.ensure().await {
-                tracing::warn!(%error, "could not create the missing topics");
-            }
-        }
-        outcomes
-    }
+/// A message broker with our topics: one of the two seams to the outside, see `docs/ARCHITECTURE.md`.
+#[async_trait]
+pub trait Bus: fmt::Debug + Send + Sync + 'static {
+    /// Publishes messages; the outcome of each stands at its place. One that succeeded is durable at the broker; one that
+    /// failed may have been published all the same.
+    async fn publish(&self, topic: Topic, messages: Vec<Message>) -> Vec<Result<(), Error>>;
 
     /// Opens one stream of a topic's subscription. At most `outstanding` of its messages are unanswered at a time.
-    #[must_use]
-    pub fn receive(&self, topic: Topic, outstanding: i64) -> Receiver {
-        let stream = self
-            .subscriber
-            .subscribe(self.subscription(topic.name()))
-            .set_max_outstanding_messages(outstanding)
-            // What we hold when we are killed is delivered to others after this long. It is extended while we live.
-            .set_max_lease_extension(LEASE)
-            .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
-            .build();
-        Receiver(stream)
-    }
-}
+    fn receive(&self, topic: Topic, outstanding: i64) -> Receiver;
 
-fn dead_letter(topic: Topic) -> String {
-    format!("{topic}-dead-letter")
-}
-
-async fn in_time<T>(call: impl Future<Output = google_cloud_pubsub::Result<T>>) -> Result<T, Error> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Timeout(CALL_TIMEOUT)),
-    }
+    /// Puts topics, subscriptions and policies in place where they are missing. Whether streams should be opened again at
+    /// once: always when `starting`, the first time that a process calls this.
+    ///
+    /// # Errors
+    ///
+    /// When the broker does not answer, or does not permit it.
+    async fn ensure(&self, starting: bool) -> Result<bool, Error>;
 }
 
 /// One open stream of a subscription.
-#[derive(Debug)]
-pub struct Receiver(MessageStream);
+pub struct Receiver {
+    deliveries: BoxStream<'static, Result<Delivery, Error>>,
+    stop: BoxFuture<'static, ()>,
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
 
 impl Receiver {
+    /// A stream of deliveries, and what is to be done to close it.
+    pub fn new(
+        deliveries: impl Stream<Item = Result<Delivery, Error>> + Send + 'static,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self { deliveries: deliveries.boxed(), stop: stop.boxed() }
+    }
+
     /// The next message; `None` when the stream has ended.
     ///
     /// # Errors
     ///
     /// When the stream cannot go on, most often since the subscription does not exist; open another later.
     pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
-        let Some((message, handler)) = self.0.next().await.transpose()? else { return Ok(None) };
-        let message = Message { data: message.data, attributes: message.attributes.into_iter().collect() };
-        Ok(Some(Delivery { message, handler }))
+        self.deliveries.next().await.transpose()
     }
 
     /// Sends the acknowledgements that are on their way, gives every other message back, and closes the stream.
     pub async fn stop(self) {
-        self.0.shutdown_token().shutdown().await;
+        self.stop.await;
     }
 }
 
 /// A message that we hold until it is answered; dropped without an answer, it is delivered again.
-#[derive(Debug)]
 pub struct Delivery {
     /// What was published.
     pub message: Message,
-    handler: Handler,
+    acknowledge: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("message", &self.message).finish_non_exhaustive()
+    }
 }
 
 impl Delivery {
+    /// A message, and what acknowledges it; dropping that gives the message back.
+    pub fn new(message: Message, acknowledge: impl FnOnce() + Send + 'static) -> Self {
+        Self { message, acknowledge: Box::new(acknowledge) }
+    }
+
     /// It is done: its effect is committed.
     pub fn ack(self) {
-        self.handler.ack();
+        (self.acknowledge)();
     }
 }

@@ -9,10 +9,11 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use rand::RngExt as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::random;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,8 +84,9 @@ impl TraceParent {
     /// The start of a new trace.
     #[must_use]
     pub fn new() -> Self {
-        let mut rng = rand::rng();
-        Self { trace_id: rng.random_range(1..=u128::MAX), parent_id: rng.random_range(1..=u64::MAX), flags: 1 }
+        // Neither id may be zero.
+        let [high, low, parent] = std::array::from_fn(|_| random::number().max(1));
+        Self { trace_id: u128::from(high) << 64 | u128::from(low), parent_id: parent, flags: 1 }
     }
 
     /// The trace's id, 32 hexadecimal digits.

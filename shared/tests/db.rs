@@ -38,7 +38,7 @@ const TABLE: &str = "create table line (
 )";
 
 async fn insert(database: &Database, lines: &[Line]) -> db::Result<()> {
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin("test").await?;
     sqlx::query(
         "insert into line (id, text, number)
          select cast(value->>'id' as bigint), value->>'text', cast(value->>'number' as bigint) from json_each($1)",
@@ -111,7 +111,7 @@ async fn rows_that_break_a_constraint_are_data_errors(place: Place) {
 
 async fn a_transaction_without_a_commit_leaves_nothing(place: Place) {
     let database = with_table(&place).await;
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     sqlx::query("insert into line (id) values (1)").execute(&mut *tx).await.unwrap();
     drop(tx);
     insert(&database, &[line(2, "two")]).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_stored_value_that_breaks_its_type_is_named(place: Place) {
 async fn a_closed_database_is_neither_data_nor_away(place: Place) {
     let database = open(&place).await;
     database.close().await;
-    let error = database.begin().await.unwrap_err();
+    let error = database.begin("test").await.unwrap_err();
     assert!(!error.is_data() && !error.is_unreachable(), "{error:?}");
 }
 
@@ -205,7 +205,7 @@ async fn a_database_that_does_not_exist_is_a_mistake_and_not_away() {
 async fn a_server_that_ends_the_connection_is_away() {
     let place = Place::postgres().await.unwrap();
     let database = open(&place).await;
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
     // What every connection is told when the server is stopped.
     let ended: bool =
@@ -214,7 +214,7 @@ async fn a_server_that_ends_the_connection_is_away() {
     let error = Error::from(sqlx::query("select 1").execute(&mut *tx).await.unwrap_err());
     assert!(error.is_unreachable(), "{error:?}");
     drop(tx);
-    database.begin().await.unwrap();
+    database.begin("test").await.unwrap();
 }
 
 /// As on a full disk, which cannot be had everywhere: SQLite ends the transaction itself.
@@ -224,7 +224,7 @@ async fn a_transaction_that_sqlite_rolls_back_itself_spoils_no_later_one() {
     let database = with_table(&place).await;
     let line = [Line { id: 1, text: None, number: None }];
     insert(&database, &line).await.unwrap();
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     let twice = sqlx::query("insert or rollback into line (id) values (1)").execute(&mut *tx).await;
     assert!(twice.is_err());
     drop(tx);

@@ -18,7 +18,7 @@ use shared::event::{GrantRequested, RequestEvent, TokenType};
 use shared::health::Health;
 use shared::inbox::{Consumer, Inbox, Received};
 use shared::outbox::{self, Pending, Relay};
-use shared::pubsub::{Delivery, Keeper, Message, PubSub, Receiver, Topic};
+use shared::pubsub::{Bus, Delivery, Keeper, Message, PubSub, Receiver, Topic};
 use shared::telemetry::TraceParent;
 use shared::worker::{self, Progress, Schedule, Worker as _};
 use support::{change, open};
@@ -40,9 +40,13 @@ on_both_databases! {
     the_relay_keeps_everything_while_the_broker_is_away,
 }
 
+async fn connect(project: &str, emulator: &str) -> Arc<dyn Bus> {
+    Arc::new(PubSub::connect(project, Some(emulator)).await.unwrap())
+}
+
 /// A project of the shared emulator that no other test knows.
 struct Project {
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     /// The same through testkit, which shares no code with us.
     witness: Pubsub,
 }
@@ -51,7 +55,7 @@ impl Project {
     async fn new() -> Self {
         let emulator = Emulator::shared().await.unwrap();
         let name = format!("project-{:016x}", rand::rng().random::<u64>());
-        Self { bus: PubSub::connect(&name, Some(emulator.host())).await.unwrap(), witness: emulator.project(&name) }
+        Self { bus: connect(&name, emulator.host()).await, witness: emulator.project(&name) }
     }
 
     /// With our topics in place. Whatever is given back to the subscription is delivered again at once, so that it is
@@ -60,7 +64,7 @@ impl Project {
         let project = Self::new().await;
         project.witness.create_topic(REQUESTS).await.unwrap();
         project.witness.create_subscription(REQUESTS, REQUESTS_SUB).await.unwrap();
-        project.bus.ensure().await.unwrap();
+        project.bus.ensure(false).await.unwrap();
         project
     }
 }
@@ -85,7 +89,7 @@ fn message(request_id: &str) -> Message {
     Message { data: serde_json::to_vec(&event).unwrap().into(), attributes: event.attributes(None) }
 }
 
-async fn publish(bus: &PubSub, request_ids: &[&str]) {
+async fn publish(bus: &Arc<dyn Bus>, request_ids: &[&str]) {
     let messages = request_ids.iter().map(|request_id| message(request_id)).collect();
     for outcome in bus.publish(Topic::Requests, messages).await {
         outcome.unwrap();
@@ -93,7 +97,7 @@ async fn publish(bus: &PubSub, request_ids: &[&str]) {
 }
 
 /// The request ids that the subscription still has beside a last message: what was not acknowledged.
-async fn left_over(bus: &PubSub, witness: &Pubsub) -> Vec<String> {
+async fn left_over(bus: &Arc<dyn Bus>, witness: &Pubsub) -> Vec<String> {
     publish(bus, &["the-last"]).await;
     let mut left = Vec::new();
     loop {
@@ -171,7 +175,7 @@ impl Consumer for Ledger {
         if self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |away| away.checked_sub(1)).is_ok() {
             return Err(sqlx::Error::PoolTimedOut.into());
         }
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("test").await?;
         for Received { event: RequestEvent::Requested(request), trace } in batch {
             sqlx::query(
                 "insert into ledger (request_id, times) values ($1, 1)
@@ -187,13 +191,13 @@ impl Consumer for Ledger {
     }
 }
 
-fn inbox(bus: &PubSub, consumer: &Ledger) -> Inbox<Ledger> {
+fn inbox(bus: &Arc<dyn Bus>, consumer: &Ledger) -> Inbox<Ledger> {
     Inbox { bus: bus.clone(), topic: Topic::Requests, streams: 2, created: Arc::default(), consumer: consumer.clone() }
 }
 
 /// An inbox that runs, and how to stop it.
 struct Running {
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     task: JoinHandle<()>,
     shutdown: CancellationToken,
 }
@@ -212,7 +216,7 @@ impl Running {
 }
 
 /// What the next process does first: the emulator would go on handing messages to streams that nobody reads any more.
-async fn start_keeper(bus: &PubSub) {
+async fn start_keeper(bus: &Arc<dyn Bus>) {
     Keeper::new(bus.clone(), Arc::default()).run_once().await.unwrap();
 }
 
@@ -229,8 +233,8 @@ async fn deliveries(receiver: &mut Receiver, count: usize) -> Vec<Delivery> {
 #[tokio::test]
 async fn everything_is_created_with_its_policies_and_creating_it_again_is_harmless() {
     let Project { bus, witness } = Project::new().await;
-    bus.ensure().await.unwrap();
-    bus.ensure().await.unwrap();
+    bus.ensure(false).await.unwrap();
+    bus.ensure(false).await.unwrap();
     let topics = [
         "token-grant-requests",
         "token-grant-requests-dead-letter",
@@ -266,10 +270,10 @@ fn assert_never_expires(subscription: &Value) {
 #[tokio::test]
 async fn what_is_missing_is_created_beside_what_is_there() {
     let Project { bus, witness } = Project::new().await;
-    bus.ensure().await.unwrap();
+    bus.ensure(false).await.unwrap();
     witness.delete("subscriptions", REQUESTS_SUB).await.unwrap();
     witness.delete("topics", "token-grant-results-dead-letter").await.unwrap();
-    bus.ensure().await.unwrap();
+    bus.ensure(false).await.unwrap();
     assert_eq!((witness.topics().await.unwrap().len(), witness.subscriptions().await.unwrap().len()), (4, 4));
 }
 
@@ -441,8 +445,7 @@ async fn a_new_keeper_ends_the_streams_that_nobody_reads() {
 async fn an_emulator_that_comes_back_empty_is_set_up_again_and_received_from() {
     let folder = RunDir::temporary().unwrap();
     let emulator = Emulator::start_own(folder.log("emulator"), ports::free().unwrap(), None).await.unwrap();
-    let (bus, witness) =
-        (PubSub::connect("forgetful", Some(emulator.host())).await.unwrap(), emulator.project("forgetful"));
+    let (bus, witness) = (connect("forgetful", emulator.host()).await, emulator.project("forgetful"));
     let (created, health, shutdown) = (Arc::new(Notify::new()), Health::default(), CancellationToken::new());
     let schedule = Schedule::polled("keeper", Duration::from_millis(200), health.dependency("pubsub"));
     let keeper = Keeper::new(bus.clone(), Arc::clone(&created));
@@ -473,7 +476,7 @@ async fn an_emulator_that_comes_back_empty_is_set_up_again_and_received_from() {
 async fn enqueue(database: &Database, request_ids: impl IntoIterator<Item = String>) {
     let now = from_micros(1_700_000_000_000_000);
     let messages: Vec<_> = request_ids.into_iter().map(|id| Pending::request(&event(&id), None, now)).collect();
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     outbox::enqueue(&mut tx, &messages).await.unwrap();
     tx.commit().await.unwrap();
 }
@@ -482,7 +485,7 @@ async fn waiting(database: &Database) -> i64 {
     sqlx::query_scalar("select count(*) from outbox").fetch_one(database.reader()).await.unwrap()
 }
 
-fn relay(database: &Database, bus: &PubSub) -> Relay {
+fn relay(database: &Database, bus: &Arc<dyn Bus>) -> Relay {
     Relay::new(database.clone(), bus.clone(), Clock::system())
 }
 
@@ -493,13 +496,13 @@ async fn the_relay_publishes_what_is_committed_and_removes_it(place: Place) {
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
 
     // What is rolled back was never said.
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     let unsaid = Pending::request(&event("rolled-back"), None, from_micros(0));
     outbox::enqueue(&mut tx, &[unsaid]).await.unwrap();
     drop(tx);
 
     let trace = TraceParent::new();
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     outbox::enqueue(&mut tx, &[Pending::request(&event("said"), Some(trace), from_micros(0))]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
@@ -540,8 +543,8 @@ async fn the_relay_takes_no_more_than_a_batch_a_step(place: Place) {
 async fn the_relay_keeps_everything_while_the_broker_is_away(place: Place) {
     let folder = RunDir::temporary().unwrap();
     let emulator = Emulator::start_own(folder.log("emulator"), ports::free().unwrap(), None).await.unwrap();
-    let (bus, witness) = (PubSub::connect("away", Some(emulator.host())).await.unwrap(), emulator.project("away"));
-    bus.ensure().await.unwrap();
+    let (bus, witness) = (connect("away", emulator.host()).await, emulator.project("away"));
+    bus.ensure(false).await.unwrap();
     let database = open(&place).await;
     let relay = relay(&database, &bus);
     emulator.kill9().await.unwrap();

@@ -5,8 +5,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::db;
 use shared::event::{GrantsSubmitted, ResultEvent};
-use shared::id::{RequestId, unique};
+use shared::id::RequestId;
 use shared::outbox::{self, Pending};
+use shared::random::ascending_uuid;
 use sqlx::Row;
 
 use super::{Store, keys, payment, payment_columns};
@@ -74,7 +75,7 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn open_lane(&self, lane: LaneId, chain_nonce: u64) -> db::Result<u64> {
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("open_lane").await?;
         let row = sqlx::query(
             "-- store::open_lane
              insert into lane (chain_id, signer, next_nonce) values ($1, $2, $3)
@@ -137,8 +138,8 @@ impl Store {
         transaction: &NewTransaction<'_>,
         now: DateTime<Utc>,
     ) -> db::Result<Option<String>> {
-        let id = unique(now).to_string();
-        let mut tx = self.database.begin().await?;
+        let id = ascending_uuid(now).to_string();
+        let mut tx = self.database.begin("assign").await?;
         let taken = sqlx::query(
             "-- store::take_nonce
              update lane set next_nonce = next_nonce + 1 where chain_id = $1 and signer = $2 and next_nonce = $3",
@@ -263,7 +264,7 @@ impl Store {
             hash: String,
         }
         let rows: Vec<_> = hashes.iter().map(|hash| Sent { hash: hash.to_string() }).collect();
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("mark_sent").await?;
         sqlx::query(
             "-- store::mark_sent
              update attempt set sent_at = $2 where hash in (select value->>'hash' from json_each($1))",

@@ -45,7 +45,7 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn receive(&self, payments: &[Payment], now: DateTime<Utc>) -> db::Result<Received> {
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("receive").await?;
         let inserted = insert(&mut tx, payments, now).await?;
         let mut received = Received { queued: inserted.len(), ..Received::default() };
         let mut answers = Vec::new();

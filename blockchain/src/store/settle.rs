@@ -103,7 +103,7 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn settle(&self, settlement: &Settlement, now: DateTime<Utc>) -> db::Result<()> {
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("settle").await?;
         if let Some(transaction) = &settlement.transaction {
             let ended = sqlx::query(
                 "-- store::end_transaction

@@ -27,7 +27,7 @@ impl Store {
         now: DateTime<Utc>,
         republish_after: Duration,
     ) -> db::Result<Vec<Decision>> {
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("accept").await?;
         let row = sqlx::query(
             "-- store::lock_numbering
              update deployment set next_grant_index = next_grant_index returning next_grant_index",

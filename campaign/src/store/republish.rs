@@ -47,7 +47,7 @@ impl Store {
         if find(overdue!("")).fetch_all(self.database.reader()).await?.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("republish").await?;
         let overdue = match self.database.dialect() {
             // The transaction is the only writer.
             Dialect::Sqlite => overdue!(""),

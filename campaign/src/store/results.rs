@@ -28,7 +28,7 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn apply(&self, results: &[&ResultEvent], now: DateTime<Utc>) -> db::Result<Applied> {
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin("apply").await?;
         let ids: Vec<_> = results.iter().flat_map(|event| request_ids(event)).collect();
         let before = self.lock(&mut tx, &ids).await?;
         let mut grants = before.clone();

@@ -8,7 +8,8 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::{DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy};
 use tokio::sync::Notify;
 
-use super::{Error, PubSub, Topic, dead_letter, has_code, in_time};
+use super::google::{PubSub, in_time};
+use super::{Bus, Error, Topic, has_code};
 use crate::worker::{Progress, Worker};
 
 impl PubSub {
@@ -17,27 +18,23 @@ impl PubSub {
     /// # Errors
     ///
     /// When Pub/Sub does not answer, or does not permit it.
-    pub async fn ensure(&self) -> Result<(), Error> {
-        for topic in Topic::ALL {
-            let name = topic.name();
-            let dead_letters = dead_letter(topic);
-            self.ensure_topic(&dead_letters).await?;
-            // Without a subscription of its own a dead-letter topic would lose what is sent to it.
-            self.ensure_subscription(&dead_letters, None).await?;
-            self.ensure_topic(name).await?;
-            self.ensure_subscription(name, Some(self.topic(&dead_letters))).await?;
+    pub(super) async fn create_missing(&self) -> Result<(), Error> {
+        // From the last to the first: a topic's dead letters have a place before it does.
+        for topic in Topic::ALL.into_iter().rev() {
+            created(in_time(self.topics.create_topic().set_name(self.topic(topic)).send()).await)?;
+            self.create_subscription(topic).await?;
         }
         Ok(())
     }
 
-    /// Whether everything that [`ensure`](Self::ensure) creates is in place.
+    /// Whether everything that [`create_missing`](Self::create_missing) creates is in place.
     ///
     /// # Errors
     ///
     /// When Pub/Sub does not answer.
-    async fn is_in_place(&self) -> Result<bool, Error> {
-        for name in Topic::ALL.iter().flat_map(|topic| [topic.to_string(), dead_letter(*topic)]) {
-            let get = self.subscriptions.get_subscription().set_subscription(self.subscription(&name));
+    pub(super) async fn is_in_place(&self) -> Result<bool, Error> {
+        for topic in Topic::ALL {
+            let get = self.subscriptions.get_subscription().set_subscription(self.subscription(topic));
             match in_time(get.send()).await {
                 // What Pub/Sub writes when the topic was deleted under the subscription.
                 Ok(subscription) if subscription.topic == "_deleted-topic_" => {
@@ -58,12 +55,12 @@ impl PubSub {
     /// The emulator goes on handing messages to the streams of a client that was killed, for as long as it runs, and so
     /// delays them by a lease each time; Pub/Sub itself notices. A subscription that pushes ends its streams, so for
     /// the two rounds that the emulator takes to notice (50 ms each), to nowhere, they push.
-    async fn end_streams_of_the_dead(&self) -> Result<(), Error> {
+    pub(super) async fn end_streams_of_the_dead(&self) -> Result<(), Error> {
         let nowhere = PushConfig::new().set_push_endpoint("http://localhost:9/");
         for config in [nowhere, PushConfig::new()] {
             for topic in Topic::ALL {
                 let modify = self.subscriptions.modify_push_config();
-                let modify = modify.set_subscription(self.subscription(topic.name())).set_push_config(config.clone());
+                let modify = modify.set_subscription(self.subscription(topic)).set_push_config(config.clone());
                 in_time(modify.send()).await?;
             }
             tokio::time::sleep(Duration::from_millis(120)).await;
@@ -71,11 +68,7 @@ impl PubSub {
         Ok(())
     }
 
-    async fn ensure_topic(&self, name: &str) -> Result<(), Error> {
-        created(in_time(self.topics.create_topic().set_name(self.topic(name)).send()).await)
-    }
-
-    async fn ensure_subscription(&self, topic: &str, dead_letter_topic: Option<String>) -> Result<(), Error> {
+    async fn create_subscription(&self, topic: Topic) -> Result<(), Error> {
         let mut create = self
             .subscriptions
             .create_subscription()
@@ -89,10 +82,9 @@ impl PubSub {
                     .set_minimum_backoff(google_cloud_wkt::Duration::clamp(1, 0))
                     .set_maximum_backoff(google_cloud_wkt::Duration::clamp(10, 0)),
             );
-        if let Some(dead_letter_topic) = dead_letter_topic {
-            create = create.set_dead_letter_policy(
-                DeadLetterPolicy::new().set_dead_letter_topic(dead_letter_topic).set_max_delivery_attempts(100),
-            );
+        if let Some(dead_letters) = topic.dead_letters() {
+            let policy = DeadLetterPolicy::new().set_dead_letter_topic(self.topic(dead_letters));
+            create = create.set_dead_letter_policy(policy.set_max_delivery_attempts(100));
         }
         created(in_time(create.send()).await)
     }
@@ -108,7 +100,7 @@ fn created<T>(answer: Result<T, Error>) -> Result<(), Error> {
 /// Keeps topics and subscriptions in existence, and reports on the broker's health.
 #[derive(Debug)]
 pub struct Keeper {
-    bus: PubSub,
+    bus: Arc<dyn Bus>,
     created: Arc<Notify>,
     started: AtomicBool,
 }
@@ -116,7 +108,7 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper that notifies `created` each time it has made the subscriptions, so that receivers try again at once.
     #[must_use]
-    pub fn new(bus: PubSub, created: Arc<Notify>) -> Self {
+    pub fn new(bus: Arc<dyn Bus>, created: Arc<Notify>) -> Self {
         Self { bus, created, started: AtomicBool::new(false) }
     }
 }
@@ -125,16 +117,11 @@ impl Worker for Keeper {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        if !self.bus.is_in_place().await? {
-            self.bus.ensure().await?;
-            tracing::info!(project = &*self.bus.project, "topics and subscriptions created");
-        } else if self.started.load(Ordering::Relaxed) {
-            return Ok(Progress::Idle);
-        } else if self.bus.emulated {
-            self.bus.end_streams_of_the_dead().await?;
+        let starting = !self.started.load(Ordering::Relaxed);
+        if self.bus.ensure(starting).await? {
+            self.created.notify_waiters();
         }
         self.started.store(true, Ordering::Relaxed);
-        self.created.notify_waiters();
         Ok(Progress::Idle)
     }
 }

@@ -13,7 +13,7 @@ pub(crate) async fn open(place: &Place) -> Database {
 
 /// Runs one statement in a transaction of its own.
 pub(crate) async fn change(database: &Database, statement: &'static str) {
-    let mut tx = database.begin().await.unwrap();
+    let mut tx = database.begin("test").await.unwrap();
     sqlx::query(statement).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
 }
