@@ -1,28 +1,18 @@
-//! The EVM chain: the only module that talks to a node, and the only one that holds a key.
+//! The EVM chain as this service sees it: the JSON-RPC calls that it makes, and what they mean.
 //!
-//! An error is what the node answered, what the contract answered, or no answer; the three are never confused.
+//! [`Chain`] is one of the two seams to the outside: [`Rpc`] is the real chain, a simulation has its own. An error is what
+//! the node answered, what the contract answered, or no answer; the three are never confused.
+
+mod rpc;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
-use alloy::consensus::BlockHeader as _;
-use alloy::eips::BlockNumberOrTag;
-use alloy::eips::eip2718::Encodable2718;
-use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
-use alloy::primitives::{Address, B256, Bytes, U256};
-use alloy::providers::{DynProvider, Provider, ProviderBuilder};
-use alloy::rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest};
-use alloy::signers::local::PrivateKeySigner;
+use alloy::primitives::{Address, B256, Bytes, Log, U256};
+use alloy::rpc::types::Filter;
 use alloy::sol_types::SolCall;
-use alloy::transports::{RpcError, TransportErrorKind};
-use url::Url;
-
-use crate::contract::GRANT_PAID;
-use crate::domain::GrantId;
-use crate::fees::Fees;
-
-/// How long a call to the node may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+use async_trait::async_trait;
+pub use rpc::Rpc;
 
 /// Why the chain did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -41,32 +31,6 @@ pub enum Error {
     /// The contract reverted.
     #[error("the contract reverted: {}", crate::contract::revert_text(.0))]
     Reverted(Bytes),
-    /// The transaction could not be signed.
-    #[error("signing: {0}")]
-    Signing(String),
-}
-
-impl From<RpcError<TransportErrorKind>> for Error {
-    fn from(error: RpcError<TransportErrorKind>) -> Self {
-        match error {
-            RpcError::ErrorResp(payload) => match payload.as_revert_data() {
-                Some(data) => Self::Reverted(data),
-                None => Self::Node { code: payload.code, message: payload.message.into_owned() },
-            },
-            RpcError::Transport(TransportErrorKind::Custom(error)) => Self::Unreachable(without_url(error)),
-            other => Self::Unreachable(other.to_string()),
-        }
-    }
-}
-
-/// An error in words with its cause, and without the URL: most providers put the key into it.
-fn without_url(error: Box<dyn std::error::Error + Send + Sync>) -> String {
-    let error = match error.downcast::<reqwest::Error>() {
-        Ok(error) => Box::new(error.without_url()) as Box<dyn std::error::Error + Send + Sync>,
-        Err(error) => error,
-    };
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 impl Error {
@@ -91,148 +55,128 @@ impl Error {
 /// The result of a call to the chain.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A transaction, signed: it can be sent as often as we like and is mined at most once.
+/// A call that is run and forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
-    /// Its hash.
-    pub hash: B256,
-    /// Its bytes (EIP-2718).
-    pub raw: Bytes,
-}
-
-/// What a transaction says before it is signed.
-#[derive(Debug, Clone)]
-pub struct Unsigned {
-    /// Its place in the lane.
-    pub nonce: u64,
-    /// The contract; `None` creates one.
-    pub to: Option<Address>,
-    /// The call, or the creation code.
+pub struct Call {
+    /// Who calls.
+    pub from: Address,
+    /// Which contract.
+    pub to: Address,
+    /// What.
     pub data: Bytes,
-    /// The most gas it may use.
-    pub gas_limit: u64,
-    /// What it offers for it.
-    pub fees: Fees,
+    /// The most gas that it may use; `None` for as much as the node grants.
+    pub gas_limit: Option<u64>,
 }
 
-/// One chain, reached through one node, with one signer. Clones share the connection.
-#[derive(Clone)]
-pub struct Chain {
-    provider: DynProvider,
-    wallet: EthereumWallet,
-    signer: Address,
+/// A place on the chain.
+pub use alloy::eips::BlockNumberOrTag as At;
+
+/// A block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Its number.
+    pub number: u64,
+    /// Its hash: another one at the same number is another block, after a reorg.
+    pub hash: B256,
+    /// What a unit of gas costs at least in it, in wei (EIP-1559).
+    pub base_fee_per_gas: u64,
 }
 
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").field("signer", &self.signer).finish_non_exhaustive()
-    }
+/// What became of a transaction that is in a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The transaction.
+    pub transaction_hash: B256,
+    /// The number of its block.
+    pub block_number: u64,
+    /// The hash of its block.
+    pub block_hash: B256,
+    /// Whether it succeeded; if not, it was reverted and its nonce is used up.
+    pub succeeded: bool,
+    /// The gas that it used.
+    pub gas_used: u64,
+    /// What contracts told, in order.
+    pub logs: Vec<Log>,
 }
 
-impl Chain {
-    /// A chain behind a node's HTTP endpoint. Nothing is sent yet.
-    ///
-    /// # Errors
-    ///
-    /// When the HTTP client cannot be made.
-    pub fn connect(rpc_url: Url, signer: PrivateKeySigner) -> Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(CALL_TIMEOUT)
-            .build()
-            .map_err(|error| Error::Unreachable(without_url(error.into())))?;
-        let provider = ProviderBuilder::new().disable_recommended_fillers().connect_reqwest(client, rpc_url).erased();
-        Ok(Self { provider, signer: signer.address(), wallet: signer.into() })
-    }
+/// What a contract told, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// What.
+    pub log: Log,
+    /// The transaction.
+    pub transaction_hash: B256,
+    /// The number of its block.
+    pub block_number: u64,
+    /// The hash of its block.
+    pub block_hash: B256,
+    /// Its place among the logs of the block.
+    pub log_index: u64,
+}
 
-    /// The account that signs.
-    #[must_use]
-    pub fn signer(&self) -> Address {
-        self.signer
-    }
+/// One chain, through one node or several.
+///
+/// Every call fails with [`Error::Unreachable`] where no node answers, and with [`Error::Node`] where it answers with an
+/// error of its own.
+#[async_trait]
+pub trait Chain: fmt::Debug + Send + Sync + 'static {
+    /// The same chain through one node only, the one that answers now: what is read through it belongs together, such as
+    /// a nonce and the receipts that explain it.
+    fn one_node(&self) -> Arc<dyn Chain>;
 
     /// The chain's id (EIP-155).
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn chain_id(&self) -> Result<u64> {
-        Ok(self.provider.get_chain_id().await?)
-    }
+    async fn chain_id(&self) -> Result<u64>;
 
-    /// Whether there is a contract at the address.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn has_code(&self, address: Address) -> Result<bool> {
-        Ok(!self.provider.get_code_at(address).await?.is_empty())
-    }
+    /// The code at an address; empty where there is no contract.
+    async fn code(&self, address: Address) -> Result<Bytes>;
 
-    /// The number of the signer's transactions that are mined: the next nonce that the chain takes.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn mined_nonce(&self) -> Result<u64> {
-        Ok(self.provider.get_transaction_count(self.signer).await?)
-    }
+    /// What an account holds, in wei.
+    async fn balance(&self, account: Address) -> Result<U256>;
 
-    /// The same, counting those that wait in the node's mempool too.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn pending_nonce(&self) -> Result<u64> {
-        Ok(self.provider.get_transaction_count(self.signer).pending().await?)
-    }
+    /// How many transactions of an account are mined at a place: the next nonce there. At [`At::Pending`] those that wait
+    /// in the node's mempool count too.
+    async fn nonce(&self, account: Address, at: At) -> Result<u64>;
 
-    /// The signer's balance, in wei.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn signer_balance(&self) -> Result<U256> {
-        Ok(self.provider.get_balance(self.signer).await?)
-    }
+    /// The block at a place; `None` if there is none (yet).
+    async fn block(&self, at: At) -> Result<Option<Block>>;
 
-    /// The number of the newest block.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn block_number(&self) -> Result<u64> {
-        Ok(self.provider.get_block_number().await?)
-    }
+    /// A tip that recent blocks took, in wei a gas.
+    async fn priority_fee(&self) -> Result<u64>;
 
-    /// The hash of the block that now has this number.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn block_hash(&self, number: u64) -> Result<Option<B256>> {
-        let block = self.provider.get_block_by_number(number.into()).await?;
-        Ok(block.map(|block| block.header.hash))
-    }
+    /// Runs a call on the newest block and forgets it. [`Error::Reverted`] where it would revert.
+    async fn call(&self, call: Call) -> Result<Bytes>;
 
+    /// Gives signed bytes to the node. An error leaves open whether they are on their way: whoever calls this has the
+    /// bytes committed, and sends them again until a receipt says what became of them.
+    async fn send(&self, raw: &[u8]) -> Result<()>;
+
+    /// The receipt of a transaction that is in a block now. `None` does not mean that it never will be, nor that it is not.
+    async fn receipt(&self, hash: B256) -> Result<Option<Receipt>>;
+
+    /// What contracts told, in the order of the chain.
+    async fn logs(&self, filter: &Filter) -> Result<Vec<LogEntry>>;
+}
+
+impl dyn Chain {
     /// Calls a contract's view.
     ///
     /// # Errors
     ///
     /// When it reverts, or answers something else than it should, or the node does not answer.
     pub async fn view<C: SolCall>(&self, contract: Address, call: &C) -> Result<C::Return> {
-        let data = self.simulate(contract, call.abi_encode().into(), None).await?;
+        let call = Call { from: Address::ZERO, to: contract, data: call.abi_encode().into(), gas_limit: None };
+        let data = self.call(call).await?;
         C::abi_decode_returns(&data).map_err(|error| Error::Node { code: 0, message: error.to_string() })
     }
 
-    /// Runs a call as the signer would make it, on the newest block, and forgets it.
+    /// The newest block.
     ///
     /// # Errors
     ///
-    /// [`Error::Reverted`] when it would revert.
-    pub async fn simulate(&self, to: Address, data: Bytes, gas_limit: Option<u64>) -> Result<Bytes> {
-        let mut request = TransactionRequest::default().with_from(self.signer).with_to(to).with_input(data);
-        request.gas = gas_limit;
-        Ok(self.provider.call(request).await?)
+    /// When the node does not answer, or has no blocks.
+    pub async fn head(&self) -> Result<Block> {
+        let block = self.block(At::Latest).await?;
+        block.ok_or_else(|| Error::Node { code: 0, message: "there is no newest block".to_owned() })
     }
 
     /// The newest block's base fee, and a tip that recent blocks took, in wei a gas.
@@ -241,61 +185,7 @@ impl Chain {
     ///
     /// When the node does not answer.
     pub async fn asked_fees(&self) -> Result<(u64, u64)> {
-        let (block, tip) =
-            tokio::try_join!(async { self.provider.get_block_by_number(BlockNumberOrTag::Latest).await }, async {
-                self.provider.get_max_priority_fee_per_gas().await
-            },)?;
-        let base_fee = block.and_then(|block| block.header.base_fee_per_gas()).unwrap_or(0);
-        Ok((base_fee, u64::try_from(tip).unwrap_or(u64::MAX)))
-    }
-
-    /// Signs a transaction of this chain. Nothing is sent.
-    ///
-    /// # Errors
-    ///
-    /// When the signer refuses.
-    pub async fn sign(&self, chain_id: u64, unsigned: Unsigned) -> Result<Signed> {
-        let mut request = TransactionRequest::default()
-            .with_chain_id(chain_id)
-            .with_nonce(unsigned.nonce)
-            .with_gas_limit(unsigned.gas_limit)
-            .with_max_fee_per_gas(unsigned.fees.max_fee_per_gas.into())
-            .with_max_priority_fee_per_gas(unsigned.fees.max_priority_fee_per_gas.into())
-            .with_input(unsigned.data);
-        request.to = Some(unsigned.to.into());
-        let envelope = NetworkTransactionBuilder::<alloy::network::Ethereum>::build(request, &self.wallet)
-            .await
-            .map_err(|error| Error::Signing(error.to_string()))?;
-        Ok(Signed { hash: *envelope.tx_hash(), raw: envelope.encoded_2718().into() })
-    }
-
-    /// Gives signed bytes to the node. An error leaves open whether they are on their way: whoever calls this has the
-    /// bytes committed, and sends them again until a receipt says what became of them.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not take them, or does not answer.
-    pub async fn send(&self, raw: &[u8]) -> Result<()> {
-        let _pending = self.provider.send_raw_transaction(raw).await?;
-        Ok(())
-    }
-
-    /// The receipt of a transaction that is in a block now. `None` does not mean that it never will be.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn receipt(&self, hash: B256) -> Result<Option<TransactionReceipt>> {
-        Ok(self.provider.get_transaction_receipt(hash).await?)
-    }
-
-    /// The event of the payment of a grant, from block `from` on, if it was paid.
-    ///
-    /// # Errors
-    ///
-    /// When the node does not answer.
-    pub async fn payment_of(&self, distributor: Address, id: GrantId, from: u64) -> Result<Option<Log>> {
-        let filter = Filter::new().address(distributor).event_signature(GRANT_PAID).topic1(id.0).from_block(from);
-        Ok(self.provider.get_logs(&filter).await?.into_iter().next())
+        let (head, tip) = tokio::try_join!(self.head(), self.priority_fee())?;
+        Ok((head.base_fee_per_gas, tip))
     }
 }

@@ -55,7 +55,7 @@ pub struct Config {
     #[command(flatten)]
     pub pubsub: pubsub::Config,
 
-    /// JSON-RPC endpoint of a node.
+    /// JSON-RPC endpoint of a node; several, separated by commas, where others stand in for one that does not answer.
     #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545", hide_env_values = true)]
     pub rpc_url: String,
 
@@ -124,8 +124,8 @@ pub struct Config {
 /// What [`Config`] says of the chain, understood.
 #[derive(Debug, Clone)]
 pub struct ChainSettings {
-    /// A node's endpoint.
-    pub rpc_url: Url,
+    /// The nodes' endpoints, at least one.
+    pub rpc_urls: Vec<Url>,
     /// Who signs.
     pub signer: PrivateKeySigner,
     /// Where the contracts are.
@@ -145,12 +145,7 @@ impl Config {
     /// [`Invalid`] with every problem, each naming its variable.
     pub fn validate(&self) -> Result<ChainSettings, Invalid> {
         let mut problems = Problems::default();
-        let rpc_url =
-            problems.parse::<Url>("RPC_URL", "must be a URL such as http://localhost:8545", Some(&self.rpc_url));
-        let rpc_url = rpc_url.filter(|url| {
-            let http = matches!(url.scheme(), "http" | "https");
-            problems.check(http, || format!("RPC_URL must begin with http:// or https://, not {}:", url.scheme()))
-        });
+        let rpc_urls: Vec<_> = self.rpc_url.split(',').filter_map(|url| problems.rpc_url(url.trim())).collect();
         let chain_id = match &self.chain_id {
             None => None,
             text => problems.parse("CHAIN_ID", "must be a number", text.as_deref()),
@@ -162,11 +157,11 @@ impl Config {
         );
         let distributor = problems.address("DISTRIBUTOR_ADDRESS", self.distributor_address.as_deref());
         let wallet_factory = problems.address("WALLET_FACTORY_ADDRESS", self.wallet_factory_address.as_deref());
-        match (rpc_url, signer, distributor, wallet_factory) {
-            (Some(rpc_url), Some(signer), Some(distributor), Some(wallet_factory)) if problems.0.is_empty() => {
+        match (signer, distributor, wallet_factory) {
+            (Some(signer), Some(distributor), Some(wallet_factory)) if problems.0.is_empty() => {
                 let distributor_block = self.distributor_block;
                 let addresses = Addresses { distributor, wallet_factory, distributor_block, chain_id };
-                Ok(ChainSettings { rpc_url, signer, addresses })
+                Ok(ChainSettings { rpc_urls, signer, addresses })
             }
             _ => Err(Invalid(problems.0)),
         }
@@ -222,6 +217,13 @@ impl Problems {
         let value = text.parse().ok();
         self.check(value.is_some(), || format!("{variable} {rule}"));
         value
+    }
+
+    fn rpc_url(&mut self, text: &str) -> Option<Url> {
+        let url = self.parse::<Url>("RPC_URL", "must be a URL such as http://localhost:8545", Some(text))?;
+        let http = matches!(url.scheme(), "http" | "https");
+        self.check(http, || format!("RPC_URL must begin with http:// or https://, not {}:", url.scheme()))
+            .then_some(url)
     }
 
     fn address(&mut self, variable: &str, text: Option<&str>) -> Option<Address> {

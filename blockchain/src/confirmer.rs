@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alloy::rpc::types::TransactionReceipt;
 use alloy::sol_types::SolEvent as _;
 use chrono::TimeDelta;
 use futures::future::try_join_all;
@@ -17,7 +16,7 @@ use shared::db;
 use shared::worker::{Progress, Worker};
 use tokio::sync::Notify;
 
-use crate::chain::{self, Chain};
+use crate::chain::{self, At, Chain, LogEntry, Receipt};
 use crate::contract::{self, GrantDistributor::GrantPaid};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
@@ -56,7 +55,7 @@ pub struct Confirmer {
     /// Payments and transactions.
     pub store: Store,
     /// The chain.
-    pub chain: Chain,
+    pub chain: Arc<dyn Chain>,
     /// Time.
     pub clock: Clock,
     /// Whose transactions.
@@ -83,7 +82,7 @@ impl Worker for Confirmer {
         if pending.is_empty() {
             return Ok(Progress::Idle);
         }
-        let head = self.chain.block_number().await?;
+        let head = self.chain.head().await?.number;
         if self.settled_head.load(Ordering::Relaxed) == head && !pending.iter().any(|one| self.is_overdue(one)) {
             // Receipts come with blocks.
             return Ok(Progress::Idle);
@@ -106,7 +105,7 @@ impl Worker for Confirmer {
 
 impl Confirmer {
     /// The receipt of whichever attempt is in a block.
-    async fn receipt(&self, transaction: &PendingTransaction) -> chain::Result<Option<TransactionReceipt>> {
+    async fn receipt(&self, transaction: &PendingTransaction) -> chain::Result<Option<Receipt>> {
         for attempt in transaction.attempts.iter().rev() {
             if let Some(receipt) = self.chain.receipt(attempt.hash).await? {
                 return Ok(Some(receipt));
@@ -115,12 +114,7 @@ impl Confirmer {
         Ok(None)
     }
 
-    async fn follow(
-        &self,
-        transaction: &PendingTransaction,
-        receipt: Option<TransactionReceipt>,
-        head: u64,
-    ) -> Result<(), Error> {
+    async fn follow(&self, transaction: &PendingTransaction, receipt: Option<Receipt>, head: u64) -> Result<(), Error> {
         match receipt {
             Some(receipt) if self.is_final(&receipt, head).await? => self.settle(transaction, &receipt).await,
             None if self.is_overdue(transaction) => self.send_again(transaction).await,
@@ -135,10 +129,10 @@ impl Confirmer {
         sent_at.is_none_or(|sent_at| self.clock.now() - sent_at >= patience)
     }
 
-    async fn is_final(&self, receipt: &TransactionReceipt, head: u64) -> chain::Result<bool> {
-        let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else { return Ok(false) };
-        let deep_enough = head + 1 >= number + self.patience.confirmations;
-        Ok(deep_enough && self.chain.block_hash(number).await? == Some(hash))
+    async fn is_final(&self, receipt: &Receipt, head: u64) -> chain::Result<bool> {
+        let deep_enough = head + 1 >= receipt.block_number + self.patience.confirmations;
+        let block = if deep_enough { self.chain.block(At::Number(receipt.block_number)).await? } else { None };
+        Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
     }
 
     async fn send_again(&self, transaction: &PendingTransaction) -> Result<(), Error> {
@@ -159,11 +153,11 @@ impl Confirmer {
         Ok(self.store.mark_sent(&[attempt.hash], self.clock.now()).await?)
     }
 
-    async fn settle(&self, transaction: &PendingTransaction, receipt: &TransactionReceipt) -> Result<(), Error> {
+    async fn settle(&self, transaction: &PendingTransaction, receipt: &Receipt) -> Result<(), Error> {
         let payments = self.store.payments_in(&transaction.id).await?;
         let now = self.clock.now();
         let grants = payments.len();
-        let verdicts = if receipt.status() {
+        let verdicts = if receipt.succeeded {
             self.verdicts(payments, receipt).await?
         } else {
             // Mined and reverted: nobody was paid, and the nonce is used up.
@@ -172,7 +166,7 @@ impl Confirmer {
             payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect()
         };
         let settlement =
-            Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.status(), verdicts };
+            Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.succeeded, verdicts };
         self.store.settle(&settlement, now).await?;
         self.observations.transaction_ended(transaction, &settlement, receipt, now);
         self.settled.notify_one();
@@ -180,16 +174,12 @@ impl Confirmer {
         Ok(())
     }
 
-    async fn verdicts(
-        &self,
-        payments: Vec<Payment>,
-        receipt: &TransactionReceipt,
-    ) -> Result<Vec<(Payment, Verdict)>, Error> {
-        let mut outcomes = contract::outcomes(receipt.logs(), self.deployment.distributor);
+    async fn verdicts(&self, payments: Vec<Payment>, receipt: &Receipt) -> Result<Vec<(Payment, Verdict)>, Error> {
+        let mut outcomes = contract::outcomes(&receipt.logs, self.deployment.distributor);
         let share = receipt.gas_used / (payments.len() as u64).max(1);
         let paid = Paid {
             transaction_hash: receipt.transaction_hash,
-            block_number: receipt.block_number.unwrap_or_default(),
+            block_number: receipt.block_number,
             gas_used: Some(share),
         };
         let mut verdicts = Vec::with_capacity(payments.len());
@@ -214,11 +204,10 @@ impl Confirmer {
     async fn earlier_payment(&self, payment: &Payment) -> Result<Ending, Error> {
         let id = payment.grant_id;
         let Deployment { distributor, decimals, block, .. } = self.deployment;
-        let log = self.chain.payment_of(distributor, id, block).await?.ok_or(Error::Incomplete(id))?;
-        let (Some(transaction_hash), Some(block_number)) = (log.transaction_hash, log.block_number) else {
-            return Err(Error::Incomplete(id));
-        };
-        let paid = GrantPaid::decode_log(&log.inner).map_err(|_| Error::Incomplete(id))?;
+        let logs = self.chain.logs(&contract::payments_of(id, distributor, block)).await?;
+        let LogEntry { log, transaction_hash, block_number, .. } =
+            logs.into_iter().next().ok_or(Error::Incomplete(id))?;
+        let paid = GrantPaid::decode_log(&log).map_err(|_| Error::Incomplete(id))?;
         if paid.to != payment.recipient.address() || paid.amount != contract::base_units(payment.token_amount, decimals)
         {
             let message = format!("the distributor has paid this id before, to {} in {transaction_hash}", paid.to);

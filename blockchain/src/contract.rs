@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use alloy::primitives::{Bytes, U256, keccak256};
-use alloy::rpc::types::Log;
+use alloy::primitives::{Address, Bytes, Log, U256, keccak256};
+use alloy::rpc::types::Filter;
 use alloy::sol;
 use alloy::sol_types::{SolEvent, SolInterface};
 
@@ -116,11 +116,11 @@ pub fn max_decimals() -> u8 {
 
 /// What the distributor's events of one transaction say of each grant.
 #[must_use]
-pub fn outcomes(logs: &[Log], distributor: alloy::primitives::Address) -> HashMap<GrantId, Outcome> {
+pub fn outcomes(logs: &[Log], distributor: Address) -> HashMap<GrantId, Outcome> {
     use GrantDistributor::{GrantDistributorEvents as Events, GrantPaid, GrantRejected, GrantSkipped};
     let mut outcomes = HashMap::new();
-    for log in logs.iter().filter(|log| log.address() == distributor) {
-        let Ok(event) = <Events as alloy::sol_types::SolEventInterface>::decode_log(&log.inner) else { continue };
+    for log in logs.iter().filter(|log| log.address == distributor) {
+        let Ok(event) = <Events as alloy::sol_types::SolEventInterface>::decode_log(log) else { continue };
         match event.data {
             Events::GrantPaid(GrantPaid { id, .. }) => outcomes.insert(GrantId(id), Outcome::Paid),
             Events::GrantSkipped(GrantSkipped { id }) => outcomes.insert(GrantId(id), Outcome::Skipped),
@@ -131,8 +131,12 @@ pub fn outcomes(logs: &[Log], distributor: alloy::primitives::Address) -> HashMa
     outcomes
 }
 
-/// The topic of `GrantPaid`, whose second topic is the grant's id.
-pub const GRANT_PAID: alloy::primitives::B256 = GrantDistributor::GrantPaid::SIGNATURE_HASH;
+/// Finds the events of the payments of a grant, from block `from` on. The distributor makes at most one.
+#[must_use]
+pub fn payments_of(id: GrantId, distributor: Address, from: u64) -> Filter {
+    let signature = GrantDistributor::GrantPaid::SIGNATURE_HASH;
+    Filter::new().address(distributor).event_signature(signature).topic1(id.0).from_block(from)
+}
 
 /// What a token's or the distributor's refusal of one grant means.
 fn rejection(reason: &[u8]) -> Outcome {

@@ -14,9 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
-use crate::chain::{Chain, Unsigned};
+use crate::chain::{At, Chain, Rpc};
 use crate::contract::{GrantDistributor, GrantToken, WalletFactory};
 use crate::fees::Fees;
+use crate::signer::{Signer, Unsigned};
 
 /// Deploys the token, the distributor and the wallet factory, and prints their addresses as JSON.
 #[derive(Debug, Clone, Args)]
@@ -77,10 +78,10 @@ impl Deploy {
             .parse()
             .ok()
             .context("DEPLOYER_KEY must be a private key, 0x and 64 digits")?;
-        let deployer = key.address();
-        let chain = Chain::connect(self.rpc_url.clone(), key)?;
+        let deployer = Signer::new(key);
+        let chain = Rpc::connect(std::slice::from_ref(&self.rpc_url))?;
         let chain_id = chain.chain_id().await.context("is RPC_URL right?")?;
-        let [token, distributor, wallet_factory] = [0, 1, 2].map(|nonce| deployer.create(nonce));
+        let [token, distributor, wallet_factory] = [0, 1, 2].map(|nonce| deployer.address().create(nonce));
         let creations = [
             (token, self.token(distributor)),
             (
@@ -96,7 +97,7 @@ impl Deploy {
             ),
         ];
         for (nonce, (address, code)) in (0..).zip(creations) {
-            create(&chain, chain_id, nonce, address, code).await?;
+            create(&chain, &deployer, chain_id, nonce, address, code).await?;
         }
         Ok(Deployed { token, distributor, wallet_factory })
     }
@@ -125,25 +126,32 @@ fn with_arguments(code: &Bytes, arguments: &impl SolConstructor) -> Bytes {
 }
 
 /// Creates the contract of one nonce, unless it is there.
-async fn create(chain: &Chain, chain_id: u64, nonce: u64, address: Address, code: Bytes) -> anyhow::Result<()> {
+async fn create(
+    chain: &dyn Chain,
+    deployer: &Signer,
+    chain_id: u64,
+    nonce: u64,
+    address: Address,
+    code: Bytes,
+) -> anyhow::Result<()> {
     const GAS_LIMIT: u64 = 5_000_000;
-    if chain.mined_nonce().await? > nonce {
-        let deployer = chain.signer();
+    if chain.nonce(deployer.address(), At::Latest).await? > nonce {
         ensure!(
-            chain.has_code(address).await?,
-            "the deployer {deployer} has sent other transactions before; use the key of a fresh account"
+            !chain.code(address).await?.is_empty(),
+            "the deployer {} has sent other transactions before; use the key of a fresh account",
+            deployer.address()
         );
         tracing::info!(%address, "contract is there already");
         return Ok(());
     }
     let (base_fee, tip) = chain.asked_fees().await?;
     let fees = Fees::offer(base_fee, tip, u64::MAX)?;
-    let unsigned = Unsigned { nonce, to: None, data: code, gas_limit: GAS_LIMIT, fees };
-    let signed = chain.sign(chain_id, unsigned).await?;
+    let unsigned = Unsigned { chain_id, nonce, to: None, data: code, gas_limit: GAS_LIMIT, fees };
+    let signed = deployer.sign(unsigned)?;
     chain.send(&signed.raw).await.context("the node did not take the creation of a contract")?;
     for _ in 0..RECEIPT_TRIES {
         if let Some(receipt) = chain.receipt(signed.hash).await? {
-            ensure!(receipt.status(), "the creation of {address} reverted in transaction {}", signed.hash);
+            ensure!(receipt.succeeded, "the creation of {address} reverted in transaction {}", signed.hash);
             tracing::info!(%address, transaction_hash = %signed.hash, "contract created");
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! The contracts that this service pays through: found, checked, and read once at start.
 
 use alloy::primitives::{Address, keccak256};
-use shared::id::{InvalidId, UserId};
+use shared::id::UserId;
 
 use crate::chain::{self, Chain};
 use crate::contract::{GrantDistributor, GrantToken, WalletFactory, max_decimals};
@@ -47,20 +47,20 @@ pub enum Error {
 }
 
 impl Deployment {
-    /// Checks everything that can be wrong with the configuration of the chain, and names all of it at once. Returns the
-    /// chain's id too.
+    /// Checks everything that can be wrong with the configuration of the chain, and names all of it at once. `signer` is to
+    /// send the payments. Returns the chain's id too.
     ///
     /// # Errors
     ///
     /// [`Error::Misconfigured`] with every problem, or the chain's error when it does not answer.
-    pub async fn verify(chain: &Chain, addresses: Addresses) -> Result<(Self, u64), Error> {
+    pub async fn verify(chain: &dyn Chain, signer: Address, addresses: Addresses) -> Result<(Self, u64), Error> {
         let Addresses { distributor, wallet_factory, distributor_block, chain_id: expected } = addresses;
         let mut problems = Vec::new();
         let chain_id = chain.chain_id().await?;
         if let Some(expected) = expected.filter(|expected| *expected != chain_id) {
             problems.push(format!("CHAIN_ID is {expected}, the node at RPC_URL serves chain {chain_id}"));
         }
-        let mut read = Read { chain, problems };
+        let mut read = Read { chain, signer, problems };
         let mut deployment = None;
         if read.is_contract("DISTRIBUTOR_ADDRESS", distributor).await? {
             deployment = read.distributor(distributor).await?;
@@ -80,13 +80,14 @@ impl Deployment {
 
 /// Reads contracts, keeping what is wrong with them.
 struct Read<'a> {
-    chain: &'a Chain,
+    chain: &'a dyn Chain,
+    signer: Address,
     problems: Vec<String>,
 }
 
 impl Read<'_> {
     async fn is_contract(&mut self, variable: &str, address: Address) -> chain::Result<bool> {
-        let is_contract = self.chain.has_code(address).await?;
+        let is_contract = !self.chain.code(address).await?.is_empty();
         if !is_contract {
             self.problems
                 .push(format!("{variable}: there is no contract at {address}; deploy with `blockchain deploy`"));
@@ -107,7 +108,7 @@ impl Read<'_> {
     }
 
     async fn distributor(&mut self, distributor: Address) -> chain::Result<Option<(Address, u8)>> {
-        let signer = self.chain.signer();
+        let signer = self.signer;
         let role = keccak256("SUBMITTER_ROLE");
         let call = GrantDistributor::hasRoleCall { role, account: signer };
         let is_submitter = self.chain.view(distributor, &call).await;
@@ -149,7 +150,7 @@ impl Read<'_> {
         let Some(code_hash) = self.answered(NOT_A_FACTORY, code_hash)? else { return Ok(None) };
         let wallets = Wallets { factory, code_hash };
         // The address is computed here from now on: once, the factory is asked whether it agrees.
-        let probe: UserId = "probe".parse().map_err(|error: InvalidId| chain::Error::Signing(error.to_string()))?;
+        let probe: UserId = "probe".parse().expect("it is a user id");
         let call = WalletFactory::walletOfCall { userKey: keccak256(probe.as_str()) };
         let theirs = self.chain.view(factory, &call).await;
         let Some(theirs) = self.answered(NOT_A_FACTORY, theirs)? else { return Ok(None) };

@@ -15,6 +15,7 @@ pub mod domain;
 pub mod fees;
 pub mod monitor;
 pub mod observe;
+pub mod signer;
 pub mod store;
 pub mod submitter;
 pub mod subscriber;
@@ -36,12 +37,13 @@ use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use tokio::sync::Notify;
 
-use crate::chain::Chain;
+use crate::chain::{At, Chain, Rpc};
 use crate::config::{ChainSettings, Config};
 use crate::confirmer::Confirmer;
 use crate::deployment::Deployment;
 use crate::monitor::Monitor;
 use crate::observe::Observations;
+use crate::signer::Signer;
 use crate::store::{LaneId, Store};
 use crate::submitter::Submitter;
 use crate::subscriber::Subscriber;
@@ -98,11 +100,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let routes = Routes::new(http::with_common_routes(starting, health.clone(), metrics.clone()));
     lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
     let Some(found) = lifecycle.start(find(&config, settings, &needs)).await? else { return Ok(ExitCode::SUCCESS) };
-    let Found { store, bus, chain, deployment, lane } = found;
+    let Found { store, bus, chain, signer, deployment, lane } = found;
 
     let observations = Arc::new(Observations::default());
     let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
-    let monitor = Arc::new(Monitor::new(store.clone(), chain.clone(), clock.clone(), needs.database));
+    let monitor = Arc::new(Monitor::new(store.clone(), Arc::clone(&chain), lane.signer, clock.clone(), needs.database));
 
     let stats = api::Stats {
         store: store.clone(),
@@ -127,7 +129,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     lifecycle.work(
         Submitter {
             store: store.clone(),
-            chain: chain.clone(),
+            chain: Arc::clone(&chain),
+            signer,
             clock: clock.clone(),
             lane,
             deployment,
@@ -204,7 +207,8 @@ impl Needs {
 struct Found {
     store: Store,
     bus: Arc<dyn Bus>,
-    chain: Chain,
+    chain: Arc<dyn Chain>,
+    signer: Signer,
     deployment: Deployment,
     lane: LaneId,
 }
@@ -221,15 +225,19 @@ async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow
             .await
             .context("cannot open the database of DATABASE_URL")?;
 
-    let chain = Chain::connect(settings.rpc_url, settings.signer)?;
+    let signer = Signer::new(settings.signer);
+    let chain = Rpc::connect(&settings.rpc_urls)?;
     let unreachable = |error: &deployment::Error| matches!(error, deployment::Error::Chain(e) if e.is_unreachable());
-    let (deployment, chain_id) =
-        until_reachable(&needs.chain, unreachable, async || Deployment::verify(&chain, settings.addresses).await)
-            .await?;
-    let lane = LaneId { chain_id, signer: chain.signer() };
-    let pending_nonce =
-        until_reachable(&needs.chain, chain::Error::is_unreachable, async || chain.pending_nonce().await).await?;
+    let (deployment, chain_id) = until_reachable(&needs.chain, unreachable, async || {
+        Deployment::verify(&chain, signer.address(), settings.addresses).await
+    })
+    .await?;
+    let lane = LaneId { chain_id, signer: signer.address() };
+    let pending_nonce = until_reachable(&needs.chain, chain::Error::is_unreachable, async || {
+        chain.nonce(lane.signer, At::Pending).await
+    })
+    .await?;
     let next_nonce = store.open_lane(lane, pending_nonce).await?;
     tracing::info!(signer = %lane.signer, next_nonce, pending_nonce, "lane opened");
-    Ok(Found { store, bus, chain, deployment, lane })
+    Ok(Found { store, bus, chain: Arc::new(chain), signer, deployment, lane })
 }

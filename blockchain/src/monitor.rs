@@ -1,9 +1,9 @@
 //! Looks at the chain and the queue every few seconds, for `/stats`, `/health` and the gauges of `/metrics`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy::primitives::U256;
 use alloy::primitives::utils::format_ether;
+use alloy::primitives::{Address, U256};
 use chrono::{DateTime, Utc};
 use shared::clock::Clock;
 use shared::db;
@@ -21,7 +21,7 @@ pub enum Error {
     Chain(#[from] chain::Error),
     /// Transactions cannot be paid for.
     #[error("the signer has no funds to pay gas with; send some to {0}")]
-    NoFunds(alloy::primitives::Address),
+    NoFunds(Address),
 }
 
 /// What was seen of the chain last.
@@ -37,7 +37,8 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Monitor {
     store: Store,
-    chain: Chain,
+    chain: Arc<dyn Chain>,
+    signer: Address,
     clock: Clock,
     database: Dependency,
     seen: Mutex<Seen>,
@@ -46,8 +47,8 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor of this chain and queue, which reports on `database` too.
     #[must_use]
-    pub fn new(store: Store, chain: Chain, clock: Clock, database: Dependency) -> Self {
-        Self { store, chain, clock, database, seen: Mutex::default() }
+    pub fn new(store: Store, chain: Arc<dyn Chain>, signer: Address, clock: Clock, database: Dependency) -> Self {
+        Self { store, chain, signer, clock, database, seen: Mutex::default() }
     }
 
     async fn measure_queue(&self) -> db::Result<()> {
@@ -76,12 +77,12 @@ impl Worker for Monitor {
             Ok(()) => self.database.up(),
             Err(error) => self.database.down(&error),
         }
-        let (block_number, signer_balance) = tokio::try_join!(self.chain.block_number(), self.chain.signer_balance())?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { block_number, signer_balance };
-        metrics::gauge!("chain_block_number").set(count(block_number));
+        let (head, signer_balance) = tokio::try_join!(self.chain.head(), self.chain.balance(self.signer))?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { block_number: head.number, signer_balance };
+        metrics::gauge!("chain_block_number").set(count(head.number));
         metrics::gauge!("signer_balance_ether").set(format_ether(signer_balance).parse().unwrap_or(0.0));
         if signer_balance.is_zero() {
-            return Err(Error::NoFunds(self.chain.signer()));
+            return Err(Error::NoFunds(self.signer));
         }
         Ok(Progress::Idle)
     }

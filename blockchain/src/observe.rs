@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use alloy::rpc::types::TransactionReceipt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::chain::Receipt;
 use crate::domain::Ending;
 use crate::store::{PendingTransaction, Settlement, Verdict};
 
@@ -69,7 +69,7 @@ impl Observations {
         &self,
         transaction: &PendingTransaction,
         settlement: &Settlement,
-        receipt: &TransactionReceipt,
+        receipt: &Receipt,
         now: DateTime<Utc>,
     ) {
         let seconds = (now - transaction.created_at).as_seconds_f64().max(0.0);

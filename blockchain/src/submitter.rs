@@ -15,12 +15,13 @@ use shared::worker::{Progress, Worker};
 use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::chain::{self, Chain, Unsigned};
+use crate::chain::{self, Call, Chain};
 use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
 use crate::deployment::Deployment;
 use crate::domain::Payment;
 use crate::fees::{Fees, TooExpensive};
 use crate::observe::Observations;
+use crate::signer::{self, Signer, Unsigned};
 use crate::store::{LaneId, NewTransaction, Settlement, Store, Verdict};
 
 /// Why a step failed; grants stay queued.
@@ -32,6 +33,9 @@ pub enum Error {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] chain::Error),
+    /// The key's holder refuses.
+    #[error(transparent)]
+    Signer(#[from] signer::Error),
     /// The chain is too expensive for now.
     #[error(transparent)]
     TooExpensive(#[from] TooExpensive),
@@ -63,7 +67,9 @@ pub struct Submitter {
     /// Payments and transactions.
     pub store: Store,
     /// The chain.
-    pub chain: Chain,
+    pub chain: Arc<dyn Chain>,
+    /// Who pays.
+    pub signer: Signer,
     /// Time.
     pub clock: Clock,
     /// Whose nonces are taken.
@@ -103,8 +109,13 @@ impl Submitter {
 
     /// Runs the batch on the newest block without sending it.
     async fn try_out(&self, call: &Bytes, gas_limit: u64) -> Result<Result<(), String>, Error> {
-        let tried = self.chain.simulate(self.deployment.distributor, call.clone(), Some(gas_limit)).await;
-        let Err(error) = tried else { return Ok(Ok(())) };
+        let call = Call {
+            from: self.signer.address(),
+            to: self.deployment.distributor,
+            data: call.clone(),
+            gas_limit: Some(gas_limit),
+        };
+        let Err(error) = self.chain.call(call).await else { return Ok(Ok(())) };
         let chain::Error::Reverted(data) = &error else { return Err(error.into()) };
         match contract::batch_revert(data) {
             BatchRevert::Wait(reason) => Err(Error::Held(reason)),
@@ -150,9 +161,15 @@ impl Worker for Submitter {
         let (base_fee, tip) = self.chain.asked_fees().await?;
         let fees = Fees::offer(base_fee, tip, self.limits.max_fee_per_gas)?;
         let nonce = self.store.next_nonce(self.lane).await?;
-        let unsigned =
-            Unsigned { nonce, to: Some(self.deployment.distributor), data: call, gas_limit: batch.gas_limit, fees };
-        let signed = self.chain.sign(self.lane.chain_id, unsigned).await?;
+        let unsigned = Unsigned {
+            chain_id: self.lane.chain_id,
+            nonce,
+            to: Some(self.deployment.distributor),
+            data: call,
+            gas_limit: batch.gas_limit,
+            fees,
+        };
+        let signed = self.signer.sign(unsigned)?;
 
         let transaction =
             NewTransaction { nonce, signed: &signed, gas_limit: batch.gas_limit, fees, payments: &payments };

@@ -3,19 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, Bytes, U256, keccak256};
-use alloy::rpc::types::TransactionReceipt;
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
-use blockchain::chain::{Chain, Error, Signed, Unsigned};
+use blockchain::chain::{At, Call, Chain, Error, LogEntry, Receipt, Rpc};
 use blockchain::contract::{
     Batch, BatchRevert, GrantDistributor, GrantToken, MAX_TRANSACTION_GAS, WalletFactory, batch_revert, outcomes,
+    payments_of,
 };
 use blockchain::deploy::{Deploy, Deployed};
 use blockchain::deployment::{self, Addresses, Deployment};
 use blockchain::domain::{Failure, GrantId, Outcome, Payment};
 use blockchain::fees::Fees;
+use blockchain::signer::{Signed, Signer, Unsigned};
 use shared::event::{GrantRequested, TokenType};
 use shared::id::Issuer;
 use testkit::anvil::{ADMIN, Account, CHAIN_ID, STRANGER, SUBMITTER};
@@ -31,8 +34,8 @@ struct Stage {
     anvil: Anvil,
     deployed: Deployed,
     deployment: Deployment,
-    submitter: Chain,
-    admin: Chain,
+    submitter: Party,
+    admin: Party,
     /// The same chain through testkit, which shares no code with us.
     witness: testkit::Chain,
     _folder: RunDir,
@@ -43,7 +46,7 @@ impl Stage {
         let (anvil, folder) = start_anvil().await;
         let deployed = deploy(&anvil, ADMIN).run().await.unwrap();
         let [submitter, admin] = [SUBMITTER, ADMIN].map(|account| connect(&anvil, account));
-        let (deployment, chain_id) = Deployment::verify(&submitter, addresses(&deployed)).await.unwrap();
+        let (deployment, chain_id) = submitter.verify(addresses(&deployed)).await.unwrap();
         assert_eq!(chain_id, CHAIN_ID);
         let Deployed { token, distributor, wallet_factory } = deployed;
         let contracts = Contracts { token, distributor, wallet_factory };
@@ -77,7 +80,7 @@ impl Stage {
     }
 
     /// Pays them all in one transaction, after trying it out as the submitter does.
-    async fn pay(&self, payments: &[Payment]) -> TransactionReceipt {
+    async fn pay(&self, payments: &[Payment]) -> Receipt {
         let batch = self.pack(payments);
         let call = call(&batch);
         self.submitter.simulate(self.deployed.distributor, call.clone(), Some(batch.gas_limit)).await.unwrap();
@@ -87,8 +90,8 @@ impl Stage {
     }
 
     /// What the receipt says of each payment, in their order.
-    fn outcomes(&self, receipt: &TransactionReceipt, payments: &[Payment]) -> Vec<Outcome> {
-        let mut outcomes = outcomes(receipt.logs(), self.deployed.distributor);
+    fn outcomes(&self, receipt: &Receipt, payments: &[Payment]) -> Vec<Outcome> {
+        let mut outcomes = outcomes(&receipt.logs, self.deployed.distributor);
         let told = payments.iter().map(|payment| outcomes.remove(&payment.grant_id).unwrap()).collect();
         assert!(outcomes.is_empty(), "events of other grants: {outcomes:?}");
         told
@@ -99,8 +102,8 @@ impl Stage {
     }
 
     /// Why the batch would revert.
-    async fn revert(&self, chain: &Chain, data: Bytes, gas_limit: Option<u64>) -> BatchRevert {
-        match chain.simulate(self.deployed.distributor, data, gas_limit).await {
+    async fn revert(&self, party: &Party, data: Bytes, gas_limit: Option<u64>) -> BatchRevert {
+        match party.simulate(self.deployed.distributor, data, gas_limit).await {
             Err(Error::Reverted(data)) => batch_revert(&data),
             other => panic!("{other:?}"),
         }
@@ -112,6 +115,39 @@ impl Stage {
             balances.push(self.witness.balance_of(payment.recipient.address()).await.unwrap());
         }
         balances
+    }
+}
+
+/// Somebody with a key, at the chain.
+struct Party {
+    chain: Arc<dyn Chain>,
+    signer: Signer,
+}
+
+impl Party {
+    async fn verify(&self, addresses: Addresses) -> Result<(Deployment, u64), deployment::Error> {
+        Deployment::verify(&*self.chain, self.signer.address(), addresses).await
+    }
+
+    async fn mined_nonce(&self) -> u64 {
+        self.chain.nonce(self.signer.address(), At::Latest).await.unwrap()
+    }
+
+    async fn hash_of(&self, block: u64) -> Option<B256> {
+        self.chain.block(At::Number(block)).await.unwrap().map(|block| block.hash)
+    }
+
+    async fn payments_of(&self, distributor: Address, id: GrantId) -> Vec<LogEntry> {
+        self.chain.logs(&payments_of(id, distributor, 0)).await.unwrap()
+    }
+
+    async fn sees_code_at(&self, address: Address) -> bool {
+        !self.chain.code(address).await.unwrap().is_empty()
+    }
+
+    /// Runs a call on the newest block, as the submitter does.
+    async fn simulate(&self, to: Address, data: Bytes, gas_limit: Option<u64>) -> Result<Bytes, Error> {
+        self.chain.call(Call { from: self.signer.address(), to, data, gas_limit }).await
     }
 }
 
@@ -141,8 +177,9 @@ fn deploy(anvil: &Anvil, deployer: Account) -> Deploy {
     }
 }
 
-fn connect(anvil: &Anvil, account: Account) -> Chain {
-    Chain::connect(anvil.url().parse().unwrap(), account.key.parse().unwrap()).unwrap()
+fn connect(anvil: &Anvil, account: Account) -> Party {
+    let key: PrivateKeySigner = account.key.parse().unwrap();
+    Party { chain: Arc::new(Rpc::connect(&[anvil.url().parse().unwrap()]).unwrap()), signer: Signer::new(key) }
 }
 
 fn addresses(deployed: &Deployed) -> Addresses {
@@ -158,29 +195,29 @@ fn call(batch: &Batch) -> Bytes {
     GrantDistributor::payCall { batch: batch.packed.clone() }.abi_encode().into()
 }
 
-async fn sign(chain: &Chain, to: Address, data: Bytes, gas_limit: u64) -> Signed {
-    let (base_fee, tip) = chain.asked_fees().await.unwrap();
+async fn sign(party: &Party, to: Address, data: Bytes, gas_limit: u64) -> Signed {
+    let (base_fee, tip) = party.chain.asked_fees().await.unwrap();
     let fees = Fees::offer(base_fee, tip, u64::MAX).unwrap();
-    let nonce = chain.mined_nonce().await.unwrap();
-    chain.sign(CHAIN_ID, Unsigned { nonce, to: Some(to), data, gas_limit, fees }).await.unwrap()
+    let nonce = party.mined_nonce().await;
+    party.signer.sign(Unsigned { chain_id: CHAIN_ID, nonce, to: Some(to), data, gas_limit, fees }).unwrap()
 }
 
-async fn mined(chain: &Chain, signed: &Signed) -> TransactionReceipt {
+async fn mined(party: &Party, signed: &Signed) -> Receipt {
     let receipt =
-        until_some(SOON, "the receipt", || async { chain.receipt(signed.hash).await.unwrap() }).await.unwrap();
-    assert!(receipt.status(), "{} reverted", signed.hash);
+        until_some(SOON, "the receipt", || async { party.chain.receipt(signed.hash).await.unwrap() }).await.unwrap();
+    assert!(receipt.succeeded, "{} reverted", signed.hash);
     receipt
 }
 
-async fn transact(chain: &Chain, to: Address, data: Bytes, gas_limit: u64) -> TransactionReceipt {
-    let signed = sign(chain, to, data, gas_limit).await;
-    chain.send(&signed.raw).await.unwrap();
-    mined(chain, &signed).await
+async fn transact(party: &Party, to: Address, data: Bytes, gas_limit: u64) -> Receipt {
+    let signed = sign(party, to, data, gas_limit).await;
+    party.chain.send(&signed.raw).await.unwrap();
+    mined(party, &signed).await
 }
 
 /// The problems that the configuration has.
-async fn problems(chain: &Chain, addresses: Addresses) -> Vec<String> {
-    match Deployment::verify(chain, addresses).await {
+async fn problems(party: &Party, addresses: Addresses) -> Vec<String> {
+    match party.verify(addresses).await {
         Err(deployment::Error::Misconfigured(problems)) => problems,
         other => panic!("{other:?}"),
     }
@@ -203,9 +240,9 @@ async fn deploying_again_changes_nothing() {
     let where_they_are = |deployed: Deployed| [deployed.token, deployed.distributor, deployed.wallet_factory];
     assert_eq!(where_they_are(first), where_they_are(second));
     let deployer = connect(&anvil, ADMIN);
-    assert_eq!(deployer.mined_nonce().await.unwrap(), 3, "three transactions in all");
+    assert_eq!(deployer.mined_nonce().await, 3, "three transactions in all");
     for address in where_they_are(first) {
-        assert!(deployer.has_code(address).await.unwrap());
+        assert!(deployer.sees_code_at(address).await);
     }
 }
 
@@ -216,7 +253,7 @@ async fn an_account_with_a_past_cannot_deploy() {
     transact(&stranger, Address::repeat_byte(1), Bytes::new(), 21_000).await;
     let error = deploy(&anvil, STRANGER).run().await.unwrap_err().to_string();
     assert!(error.contains("use the key of a fresh account"), "{error}");
-    assert_eq!(stranger.mined_nonce().await.unwrap(), 1, "nothing was sent");
+    assert_eq!(stranger.mined_nonce().await, 1, "nothing was sent");
 }
 
 #[tokio::test]
@@ -229,7 +266,7 @@ async fn what_was_deployed_is_what_is_verified() {
     );
     assert_eq!((decimals, block), (18, 0));
     let any_chain = Addresses { chain_id: None, distributor_block: 7, ..addresses(&stage.deployed) };
-    assert_eq!(Deployment::verify(&stage.submitter, any_chain).await.unwrap().0.block, 7);
+    assert_eq!(stage.submitter.verify(any_chain).await.unwrap().0.block, 7);
 }
 
 #[tokio::test]
@@ -268,7 +305,7 @@ async fn everything_that_is_wrong_is_named_at_once() {
 async fn a_chain_that_is_away_is_not_called_misconfigured() {
     let stage = Stage::set().await;
     stage.anvil.stop().await.unwrap();
-    match Deployment::verify(&stage.submitter, addresses(&stage.deployed)).await {
+    match stage.submitter.verify(addresses(&stage.deployed)).await {
         Err(deployment::Error::Chain(error)) => assert!(error.is_unreachable(), "{error}"),
         other => panic!("{other:?}"),
     }
@@ -282,10 +319,10 @@ async fn a_wallet_is_where_the_factory_puts_it() {
         assert_eq!(computed, stage.witness.wallet_of(user).await.unwrap(), "{user}");
     }
     let alice = stage.deployment.wallets.of(&"alice".parse().unwrap());
-    assert!(!stage.admin.has_code(alice).await.unwrap());
+    assert!(!stage.admin.sees_code_at(alice).await);
     let call = WalletFactory::deployCall { userKey: keccak256("alice"), owner: STRANGER.address.parse().unwrap() };
     transact(&stage.admin, stage.deployed.wallet_factory, call.abi_encode().into(), 1_000_000).await;
-    assert!(stage.admin.has_code(alice).await.unwrap());
+    assert!(stage.admin.sees_code_at(alice).await);
 }
 
 #[tokio::test]
@@ -317,7 +354,7 @@ async fn a_batch_pays_each_grant_as_it_says() {
     }
     for (campaign, tokens) in [("winter", 60_301), ("summer", 1_000_004_020)] {
         let paid = GrantDistributor::campaignPaidCall { campaign: keccak256(campaign) };
-        assert_eq!(stage.submitter.view(stage.deployed.distributor, &paid).await.unwrap(), base_units(tokens));
+        assert_eq!(stage.submitter.chain.view(stage.deployed.distributor, &paid).await.unwrap(), base_units(tokens));
     }
 }
 
@@ -338,11 +375,11 @@ async fn a_grant_that_was_paid_is_skipped_and_found() {
     assert_eq!(stage.witness.ids_paid_twice().await.unwrap(), 0);
 
     for (id, receipt) in [(dense.grant_id, &first), (sparse.grant_id, &first), (new.grant_id, &second)] {
-        let log = stage.submitter.payment_of(stage.deployed.distributor, id, 0).await.unwrap().unwrap();
-        assert_eq!((log.transaction_hash, log.block_number), (Some(receipt.transaction_hash), receipt.block_number));
+        let log = stage.submitter.payments_of(stage.deployed.distributor, id).await.pop().unwrap();
+        assert_eq!((log.transaction_hash, log.block_number), (receipt.transaction_hash, receipt.block_number));
     }
     let unpaid = GrantId(new.grant_id.0 + U256::ONE);
-    assert!(stage.submitter.payment_of(stage.deployed.distributor, unpaid, 0).await.unwrap().is_none());
+    assert!(stage.submitter.payments_of(stage.deployed.distributor, unpaid).await.is_empty());
 }
 
 #[tokio::test]
@@ -459,19 +496,19 @@ async fn the_same_bytes_sent_again_are_mined_once() {
     let batch = stage.pack(&payments);
     let signed = sign(&stage.submitter, stage.deployed.distributor, call(&batch), batch.gas_limit).await;
     let send_again = async || {
-        if let Err(error) = stage.submitter.send(&signed.raw).await {
+        if let Err(error) = stage.submitter.chain.send(&signed.raw).await {
             assert!(matches!(error, Error::Node { .. }), "the node's answer, not its absence: {error}");
         }
     };
-    stage.submitter.send(&signed.raw).await.unwrap();
+    stage.submitter.chain.send(&signed.raw).await.unwrap();
     send_again().await;
     let receipt = mined(&stage.submitter, &signed).await;
     send_again().await;
 
     assert_eq!(receipt.transaction_hash, signed.hash, "the hash was known before");
-    let block = receipt.block_number.unwrap();
-    assert_eq!(stage.submitter.block_hash(block).await.unwrap(), receipt.block_hash);
-    assert_eq!(stage.submitter.block_hash(block + 1_000_000).await.unwrap(), None);
-    assert_eq!(stage.submitter.mined_nonce().await.unwrap(), 1);
+    let block = receipt.block_number;
+    assert_eq!(stage.submitter.hash_of(block).await, Some(receipt.block_hash));
+    assert_eq!(stage.submitter.hash_of(block + 1_000_000).await, None);
+    assert_eq!(stage.submitter.mined_nonce().await, 1);
     assert_eq!(stage.witness.total_supply().await.unwrap(), base_units(5));
 }

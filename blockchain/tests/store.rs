@@ -4,9 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
-use blockchain::chain::Signed;
 use blockchain::domain::{Ending, Failure, GrantId, Paid, Payment};
 use blockchain::fees::Fees;
+use blockchain::signer::Signed;
 use blockchain::store::{LaneId, NewTransaction, Queue, Settlement, Store, Tally, Verdict};
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::from_micros;

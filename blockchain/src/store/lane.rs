@@ -11,9 +11,10 @@ use shared::random::ascending_uuid;
 use sqlx::Row;
 
 use super::{Store, keys, payment, payment_columns};
-use crate::chain::Signed;
+
 use crate::domain::Payment;
 use crate::fees::Fees;
+use crate::signer::Signed;
 
 /// An ordered line of nonces: one signer on one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
