@@ -3,6 +3,7 @@
 //! [`Chain`] is one of the two seams to the outside: [`Rpc`] is the real chain, a simulation has its own. An error is what
 //! the node answered, what the contract answered, or no answer; the three are never confused.
 
+mod refusal;
 mod rpc;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256};
 use alloy::rpc::types::Filter;
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
+pub use refusal::{Refusal, is_range_refusal};
 pub use rpc::Rpc;
 
 /// Why the chain did not do what it was asked to.
@@ -34,15 +36,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a node that was sent a transaction says no more than that it has it, or that its nonce is mined. In words
-    /// only: the codes differ from node to node.
+    /// What the node means, if the error is its answer.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Self::Node { message, .. } = self else { return None };
+        Some(Refusal::of(message))
+    }
+
+    /// Whether a node that was sent a transaction says no more than that it has it, or that its nonce is mined.
     #[must_use]
     pub fn is_known_transaction(&self) -> bool {
-        let Self::Node { message, .. } = self else { return false };
-        let message = message.to_lowercase();
-        ["already known", "already imported", "known transaction", "nonce too low"]
-            .iter()
-            .any(|words| message.contains(words))
+        matches!(self.refusal(), Some(Refusal::Known | Refusal::NonceTooLow))
     }
 
     /// Whether trying again later can help without anybody changing anything.
