@@ -43,12 +43,6 @@ impl Error {
         Some(Refusal::of(message))
     }
 
-    /// Whether a node that was sent a transaction says no more than that it has it, or that its nonce is mined.
-    #[must_use]
-    pub fn is_known_transaction(&self) -> bool {
-        matches!(self.refusal(), Some(Refusal::Known | Refusal::NonceTooLow))
-    }
-
     /// Whether trying again later can help without anybody changing anything.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alloy::primitives::Address;
 use alloy::signers::local::PrivateKeySigner;
+use chrono::TimeDelta;
 use clap::{Parser, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
 use shared::id::WalletAddress;
@@ -13,10 +14,12 @@ use shared::pubsub;
 use shared::telemetry::LogFormat;
 use url::Url;
 
-use crate::confirmer::Patience;
+use crate::confirmer::Rules;
 use crate::deploy::Deploy;
 use crate::deployment::Addresses;
+use crate::finality::Finality;
 use crate::submitter::Limits;
+use crate::transaction::Patience;
 
 /// Mints granted tokens on an EVM chain in batches and publishes the results.
 #[derive(Debug, Parser)]
@@ -80,9 +83,10 @@ pub struct Config {
     #[arg(long, env = "DISTRIBUTOR_BLOCK", default_value_t = 0)]
     pub distributor_block: u64,
 
-    /// How many blocks make a payment final: 1 is the block that holds it.
-    #[arg(long, env = "CONFIRMATIONS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub confirmations: u64,
+    /// When a payment is final: a number of blocks, of which 1 is the block that holds it, or `safe` or `finalized` where
+    /// the chain knows these words.
+    #[arg(long, env = "CONFIRMATIONS", default_value = "1")]
+    pub confirmations: Finality,
 
     /// The most grants in a transaction.
     #[arg(long, env = "BATCH_MAX_GRANTS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=600))]
@@ -107,6 +111,21 @@ pub struct Config {
     /// Seconds without a receipt after which the same bytes are sent again.
     #[arg(long, env = "RESEND_AFTER_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub resend_after_seconds: u64,
+
+    /// Seconds without a receipt after which a transaction is replaced by one that pays an eighth more for gas, up to
+    /// `MAX_FEE_GWEI`.
+    #[arg(long, env = "REPLACE_AFTER_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub replace_after_seconds: u64,
+
+    /// Seconds without a receipt after which a transaction is cancelled, by one that does nothing at the same nonce, and
+    /// its grants go to another.
+    #[arg(long, env = "CANCEL_AFTER_SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub cancel_after_seconds: u64,
+
+    /// Seconds for which one of several processes with this signer and database may send; another takes over that long
+    /// after it was killed. Their clocks must agree better than that.
+    #[arg(long, env = "LANE_LEASE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub lane_lease_seconds: u64,
 
     /// Seconds that a grant waits which was refused for a reason that will pass, such as a pause of the token.
     #[arg(long, env = "POSTPONE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -175,19 +194,36 @@ impl Config {
             in_flight: self.max_in_flight.into(),
             linger: Duration::from_millis(self.batch_linger_ms),
             gas_per_grant: self.gas_per_grant,
-            max_fee_per_gas: self.max_fee_gwei * 1_000_000_000,
+            max_fee_per_gas: self.max_fee_per_gas(),
             postpone: Duration::from_secs(self.postpone_seconds),
         }
     }
 
-    /// When transactions are final.
+    /// How transactions are followed.
     #[must_use]
-    pub fn patience(&self) -> Patience {
-        Patience {
-            confirmations: self.confirmations,
-            resend_after: Duration::from_secs(self.resend_after_seconds),
-            postpone: Duration::from_secs(self.postpone_seconds),
+    pub fn rules(&self) -> Rules {
+        Rules {
+            finality: self.confirmations,
+            patience: Patience {
+                resend_after: seconds(self.resend_after_seconds),
+                replace_after: seconds(self.replace_after_seconds),
+                cancel_after: seconds(self.cancel_after_seconds),
+            },
+            max_fee_per_gas: self.max_fee_per_gas(),
+            postpone: seconds(self.postpone_seconds),
         }
+    }
+
+    /// For how long a lane is taken.
+    #[must_use]
+    pub fn lane_lease(&self) -> TimeDelta {
+        seconds(self.lane_lease_seconds)
+    }
+
+    /// The most to pay for a unit of gas, in wei.
+    #[must_use]
+    pub fn max_fee_per_gas(&self) -> u64 {
+        self.max_fee_gwei * 1_000_000_000
     }
 
     /// How long shutting down may take.
@@ -195,6 +231,10 @@ impl Config {
     pub fn shutdown_deadline(&self) -> Duration {
         Duration::from_secs(self.shutdown_deadline_seconds)
     }
+}
+
+fn seconds(seconds: u64) -> TimeDelta {
+    TimeDelta::seconds(seconds.try_into().unwrap_or(i64::MAX / 1000))
 }
 
 #[derive(Default)]

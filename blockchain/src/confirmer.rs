@@ -1,27 +1,31 @@
-//! Follows transactions to their end: sends the same bytes again while there is no receipt, and settles the grants when
-//! the receipt is final.
+//! Follows transactions to their end: remembers the blocks that hold them, sends the same bytes again, replaces what does
+//! not move, and settles the grants when a block is final.
 //!
-//! "No receipt" never means "not mined". A receipt counts when its block has the required confirmations and is still
-//! the block of that number.
+//! What is to be done is decided by [`Pending::next_step`], from what one node has shown in one look.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use alloy::sol_types::SolEvent as _;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::try_join_all;
-use shared::clock::Clock;
-use shared::db;
 use shared::worker::{Progress, Worker};
+use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::chain::{self, At, Chain, LogEntry, Receipt};
+use crate::chain::{self, At, Block, Chain, LogEntry, Receipt};
 use crate::contract::{self, GrantDistributor::GrantPaid};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
+use crate::fees::{Fees, TooExpensive};
+use crate::finality::Finality;
 use crate::observe::Observations;
-use crate::store::{LaneId, PendingTransaction, Settlement, Store, Verdict};
+use crate::sender::{self, Sender};
+use crate::signer::{self, Unsigned};
+use crate::store::{Ended, Lane, NewTransaction, Settlement, Verdict};
+use crate::transaction::{End, Patience, Pending, Purpose, Sight, Step};
 
 /// Why a step failed; transactions stay pending.
 #[derive(Debug, thiserror::Error)]
@@ -32,38 +36,46 @@ pub enum Error {
     /// The chain failed.
     #[error(transparent)]
     Chain(#[from] chain::Error),
+    /// Bytes could not be sent.
+    #[error(transparent)]
+    Sender(#[from] sender::Error),
+    /// The key's holder refuses.
+    #[error(transparent)]
+    Signer(#[from] signer::Error),
+    /// Stored bytes cannot be read.
+    #[error(transparent)]
+    NotOurs(#[from] signer::NotOurs),
+    /// A replacement would cost too much for now.
+    #[error("a transaction does not move: {0}")]
+    TooExpensive(#[from] TooExpensive),
     /// The receipt says nothing about a grant that the transaction carried, or the chain says that a grant was paid
     /// before and does not say where. Nothing is decided.
     #[error("the chain's account of grant {0} is incomplete")]
     Incomplete(GrantId),
 }
 
-/// When a transaction is final, and when its bytes are sent again.
+/// How transactions are followed.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// How many blocks must hold it or follow it.
-    pub confirmations: u64,
-    /// How long after it was last sent, without a receipt, it is sent again.
-    pub resend_after: Duration,
+pub struct Rules {
+    /// When a block is final.
+    pub finality: Finality,
+    /// How long to wait for what.
+    pub patience: Patience,
+    /// The most that is offered for a unit of gas, in wei.
+    pub max_fee_per_gas: u64,
     /// How long a grant waits that was refused for a reason that will pass.
-    pub postpone: Duration,
+    pub postpone: TimeDelta,
 }
 
 /// The confirmer of one lane.
 #[derive(Debug)]
 pub struct Confirmer {
-    /// Payments and transactions.
-    pub store: Store,
-    /// The chain.
-    pub chain: Arc<dyn Chain>,
-    /// Time.
-    pub clock: Clock,
-    /// Whose transactions.
-    pub lane: LaneId,
+    /// Who sends, and what that takes.
+    pub sender: Sender,
     /// The contracts.
     pub deployment: Deployment,
-    /// When something is final.
-    pub patience: Patience,
+    /// How transactions are followed.
+    pub rules: Rules,
     /// What is seen.
     pub observations: Arc<Observations>,
     /// The newest block when all that could be settled last was.
@@ -78,99 +90,189 @@ impl Worker for Confirmer {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        let pending = self.store.pending(self.lane).await?;
+        let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
+        let pending = self.sender.store.pending(lane.id).await?;
         if pending.is_empty() {
             return Ok(Progress::Idle);
         }
-        let head = self.chain.head().await?.number;
-        if self.settled_head.load(Ordering::Relaxed) == head && !pending.iter().any(|one| self.is_overdue(one)) {
+        // What is read in one look belongs together: one node, the nonces before the receipts.
+        let node = self.sender.chain.one_node();
+        let head = node.head().await?;
+        let (now, resend_after) = (self.sender.clock.now(), self.rules.patience.resend_after);
+        if self.settled_head.load(Ordering::Relaxed) == head.number
+            && !pending.iter().any(|one| one.is_overdue(resend_after, now))
+        {
             // Receipts come with blocks.
             return Ok(Progress::Idle);
         }
-        let receipts = try_join_all(pending.iter().map(|transaction| self.receipt(transaction))).await?;
+        let sight = self.look(&*node, lane, head).await?;
+        let receipts = try_join_all(pending.iter().map(|transaction| receipt(&*node, transaction))).await?;
+        let receipts = self.on_the_chain(&*node, receipts).await?;
         // One that cannot be followed for now does not hold up those behind it.
         let mut first_error = None;
         for (transaction, receipt) in pending.iter().zip(receipts) {
-            if let Err(error) = self.follow(transaction, receipt, head).await {
+            if let Err(error) = self.follow(lane, transaction, receipt, &sight).await {
                 first_error.get_or_insert(error);
             }
         }
         if let Some(error) = first_error {
             return Err(error);
         }
-        self.settled_head.store(head, Ordering::Relaxed);
+        self.settled_head.store(head.number, Ordering::Relaxed);
         Ok(Progress::Idle)
     }
 }
 
+/// The receipt of whichever attempt is in a block.
+async fn receipt(node: &dyn Chain, transaction: &Pending) -> chain::Result<Option<Receipt>> {
+    for attempt in transaction.attempts.iter().rev() {
+        if let Some(receipt) = node.receipt(attempt.hash).await? {
+            return Ok(Some(receipt));
+        }
+    }
+    Ok(None)
+}
+
 impl Confirmer {
-    /// The receipt of whichever attempt is in a block.
-    async fn receipt(&self, transaction: &PendingTransaction) -> chain::Result<Option<Receipt>> {
-        for attempt in transaction.attempts.iter().rev() {
-            if let Some(receipt) = self.chain.receipt(attempt.hash).await? {
-                return Ok(Some(receipt));
+    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block) -> chain::Result<Sight> {
+        let final_block = self.rules.finality.last_block(node, head).await?;
+        let mined_nonce = node.nonce(lane.id.signer, At::Latest).await?;
+        let final_nonce = match final_block {
+            Some(number) if number == head.number => Some(mined_nonce),
+            Some(number) => Some(node.nonce(lane.id.signer, At::Number(number)).await?),
+            None => None,
+        };
+        Ok(Sight { mined_nonce, final_nonce, final_block })
+    }
+
+    /// The receipts whose blocks are on the chain now: a node may go on showing one of a block that is gone.
+    async fn on_the_chain(
+        &self,
+        node: &dyn Chain,
+        mut receipts: Vec<Option<Receipt>>,
+    ) -> chain::Result<Vec<Option<Receipt>>> {
+        if fail_point::switched("receipt_without_block_hash") {
+            return Ok(receipts);
+        }
+        let mut hashes = BTreeMap::new();
+        for receipt in receipts.iter().flatten() {
+            if let Entry::Vacant(unknown) = hashes.entry(receipt.block_number) {
+                let block = node.block(At::Number(receipt.block_number)).await?;
+                unknown.insert(block.map(|block| block.hash));
             }
         }
-        Ok(None)
+        for receipt in &mut receipts {
+            receipt.take_if(|receipt| hashes[&receipt.block_number] != Some(receipt.block_hash));
+        }
+        Ok(receipts)
     }
 
-    async fn follow(&self, transaction: &PendingTransaction, receipt: Option<Receipt>, head: u64) -> Result<(), Error> {
-        match receipt {
-            Some(receipt) if self.is_final(&receipt, head).await? => self.settle(transaction, &receipt).await,
-            None if self.is_overdue(transaction) => self.send_again(transaction).await,
-            _ => Ok(()),
+    async fn follow(
+        &self,
+        lane: Lane,
+        transaction: &Pending,
+        receipt: Option<Receipt>,
+        sight: &Sight,
+    ) -> Result<(), Error> {
+        let now = self.sender.clock.now();
+        let nonce = transaction.nonce;
+        match (transaction.next_step(sight, receipt.as_ref(), &self.rules.patience, now), receipt) {
+            (Step::Settle, Some(receipt)) => self.settle(lane, transaction, &receipt).await,
+            (Step::Wait | Step::Settle, _) => Ok(()),
+            (Step::Mined(block), _) => Ok(self.sender.store.mined(lane, transaction, Some(block), now).await?),
+            (Step::FellBack, _) => {
+                metrics::counter!("transactions_fallen_back_total").increment(1);
+                tracing::warn!(nonce, "the block of a transaction is gone, its bytes go out again");
+                self.sender.store.mined(lane, transaction, None, now).await?;
+                self.send_again(lane, transaction).await
+            }
+            (Step::SendAgain, _) => self.send_again(lane, transaction).await,
+            (Step::Replace(purpose), _) => self.replace(lane, transaction, purpose).await,
+            (Step::GiveUp, _) => {
+                tracing::error!(nonce, "the nonce was used by a transaction that is not ours, its grants go back");
+                let payments = self.sender.store.payments_in(&transaction.id).await?;
+                self.end(lane, transaction, End::GivenUp, None, again(payments, now)).await
+            }
         }
     }
 
-    /// Whether it is time to send a transaction again that has no receipt.
-    fn is_overdue(&self, transaction: &PendingTransaction) -> bool {
-        let patience = TimeDelta::from_std(self.patience.resend_after).unwrap_or(TimeDelta::MAX);
-        let sent_at = transaction.attempts.last().and_then(|attempt| attempt.sent_at);
-        sent_at.is_none_or(|sent_at| self.clock.now() - sent_at >= patience)
+    /// Sends the newest attempt again.
+    async fn send_again(&self, lane: Lane, transaction: &Pending) -> Result<(), Error> {
+        let Some(newest) = transaction.attempts.last() else { return Ok(()) };
+        self.sender.send(lane, newest.hash).await?;
+        tracing::info!(transaction_hash = %newest.hash, nonce = transaction.nonce, "transaction sent again");
+        Ok(())
     }
 
-    async fn is_final(&self, receipt: &Receipt, head: u64) -> chain::Result<bool> {
-        let deep_enough = head + 1 >= receipt.block_number + self.patience.confirmations;
-        let block = if deep_enough { self.chain.block(At::Number(receipt.block_number)).await? } else { None };
-        Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
-    }
-
-    async fn send_again(&self, transaction: &PendingTransaction) -> Result<(), Error> {
-        let Some(attempt) = transaction.attempts.last() else { return Ok(()) };
-        let raw = self.store.raw(attempt.hash).await?;
-        match self.chain.send(&raw).await {
-            Ok(()) => {
-                tracing::info!(transaction_hash = %attempt.hash, nonce = transaction.nonce, "transaction sent again");
-            }
-            Err(error) if error.is_known_transaction() => {}
-            Err(error) if error.is_unreachable() => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(transaction_hash = %attempt.hash, nonce = transaction.nonce, %error, "node refuses it");
-                self.store.mark_sent(&[attempt.hash], self.clock.now()).await?;
+    /// Makes an attempt that offers more, and sends it. Where more is not to be had, the old bytes go out again.
+    async fn replace(&self, lane: Lane, transaction: &Pending, purpose: Purpose) -> Result<(), Error> {
+        let Some(newest) = transaction.attempts.last() else { return Ok(()) };
+        let (base_fee, tip) = self.sender.chain.asked_fees().await?;
+        let ceiling = self.rules.max_fee_per_gas;
+        let fees = Fees::offer(base_fee, tip, ceiling).and_then(|offer| newest.fees.replaced_by(offer, ceiling));
+        let fees = match fees {
+            Ok(fees) => fees,
+            Err(error) if transaction.is_overdue(self.rules.patience.resend_after, self.sender.clock.now()) => {
+                self.send_again(lane, transaction).await?;
                 return Err(error.into());
             }
+            Err(error) => return Err(error.into()),
+        };
+        let unsigned = match purpose {
+            Purpose::Pay => Unsigned { fees, ..Unsigned::decode(&self.sender.store.raw(newest.hash).await?)? },
+            Purpose::Cancel => Unsigned::cancel(lane.id, transaction.nonce, fees),
+        };
+        let gas_limit = unsigned.gas_limit;
+        let signed = self.sender.signer.sign(unsigned)?;
+        let payments = self.sender.store.payments_in(&transaction.id).await?;
+        let nonce = transaction.nonce;
+        let attempt = NewTransaction { nonce, signed: &signed, purpose, gas_limit, fees, payments: &payments };
+        if !self.sender.store.replace(lane, &transaction.id, &attempt, self.sender.clock.now()).await? {
+            return Ok(());
         }
-        Ok(self.store.mark_sent(&[attempt.hash], self.clock.now()).await?)
+        self.outbox_ready.notify_one();
+        self.observations.replaced(purpose);
+        let (old_hash, max_fee_per_gas) = (newest.hash, fees.max_fee_per_gas);
+        let purpose = purpose.as_str();
+        tracing::warn!(%old_hash, transaction_hash = %signed.hash, nonce, purpose, max_fee_per_gas, "transaction replaced");
+        Ok(self.sender.send(lane, signed.hash).await?)
     }
 
-    async fn settle(&self, transaction: &PendingTransaction, receipt: &Receipt) -> Result<(), Error> {
-        let payments = self.store.payments_in(&transaction.id).await?;
-        let now = self.clock.now();
-        let grants = payments.len();
-        let verdicts = if receipt.succeeded {
-            self.verdicts(payments, receipt).await?
+    async fn settle(&self, lane: Lane, transaction: &Pending, receipt: &Receipt) -> Result<(), Error> {
+        let payments = self.sender.store.payments_in(&transaction.id).await?;
+        let now = self.sender.clock.now();
+        let cancelled =
+            transaction.attempt(receipt.transaction_hash).is_some_and(|attempt| attempt.purpose == Purpose::Cancel);
+        let (end, verdicts) = if cancelled {
+            (End::Cancelled, again(payments, now))
+        } else if receipt.succeeded {
+            (End::Succeeded, self.verdicts(payments, receipt).await?)
         } else {
             // Mined and reverted: nobody was paid, and the nonce is used up.
-            tracing::warn!(transaction_hash = %receipt.transaction_hash, grants, "transaction reverted, grants go back");
-            let not_before = now + self.patience.postpone;
-            payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect()
+            let (transaction_hash, grants) = (receipt.transaction_hash, payments.len());
+            tracing::warn!(%transaction_hash, grants, "transaction reverted, grants go back");
+            (End::Reverted, again(payments, now + self.rules.postpone))
         };
-        let settlement =
-            Settlement { transaction: Some(transaction.id.clone()), succeeded: receipt.succeeded, verdicts };
-        self.store.settle(&settlement, now).await?;
-        self.observations.transaction_ended(transaction, &settlement, receipt, now);
-        self.settled.notify_one();
-        self.outbox_ready.notify_one();
+        self.end(lane, transaction, end, Some(receipt), verdicts).await
+    }
+
+    async fn end(
+        &self,
+        lane: Lane,
+        transaction: &Pending,
+        end: End,
+        receipt: Option<&Receipt>,
+        verdicts: Vec<(Payment, Verdict)>,
+    ) -> Result<(), Error> {
+        let now = self.sender.clock.now();
+        let transaction_hash = receipt.map(|receipt| receipt.transaction_hash);
+        let ended = Ended { lane, id: transaction.id.clone(), end, transaction_hash };
+        let settlement = Settlement { transaction: Some(ended), verdicts };
+        if self.sender.store.settle(&settlement, now).await? {
+            self.observations.transaction_ended(transaction, end, &settlement, receipt, now);
+            self.settled.notify_one();
+            self.outbox_ready.notify_one();
+        }
         Ok(())
     }
 
@@ -191,7 +293,7 @@ impl Confirmer {
                 Outcome::Rejected(failure) => Verdict::Ended(Ending::Failed(failure)),
                 Outcome::Postponed(reason) => {
                     tracing::warn!(request_id = %payment.request_id, reason, "grant goes back to the queue");
-                    Verdict::Again { not_before: self.clock.now() + self.patience.postpone }
+                    Verdict::Again { not_before: self.sender.clock.now() + self.rules.postpone }
                 }
             };
             verdicts.push((payment, verdict));
@@ -204,7 +306,7 @@ impl Confirmer {
     async fn earlier_payment(&self, payment: &Payment) -> Result<Ending, Error> {
         let id = payment.grant_id;
         let Deployment { distributor, decimals, block, .. } = self.deployment;
-        let logs = self.chain.logs(&contract::payments_of(id, distributor, block)).await?;
+        let logs = self.sender.chain.logs(&contract::payments_of(id, distributor, block)).await?;
         let LogEntry { log, transaction_hash, block_number, .. } =
             logs.into_iter().next().ok_or(Error::Incomplete(id))?;
         let paid = GrantPaid::decode_log(&log).map_err(|_| Error::Incomplete(id))?;
@@ -215,4 +317,9 @@ impl Confirmer {
         }
         Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None }))
     }
+}
+
+/// All of them go back to the queue, until then at least.
+fn again(payments: Vec<Payment>, not_before: DateTime<Utc>) -> Vec<(Payment, Verdict)> {
+    payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect()
 }

@@ -13,19 +13,24 @@ pub mod deploy;
 pub mod deployment;
 pub mod domain;
 pub mod fees;
+pub mod finality;
+pub mod gaps;
+pub mod lease;
 pub mod monitor;
 pub mod observe;
+pub mod sender;
 pub mod signer;
 pub mod store;
 pub mod submitter;
 pub mod subscriber;
+pub mod transaction;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use shared::clock::Clock;
 use shared::health::{Dependency, Health};
 use shared::http::Routes;
@@ -33,16 +38,20 @@ use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
 use shared::pubsub::{Bus, Keeper, Topic};
+use shared::random::ascending_uuid;
 use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use tokio::sync::Notify;
 
-use crate::chain::{At, Chain, Rpc};
+use crate::chain::{Chain, Rpc};
 use crate::config::{ChainSettings, Config};
 use crate::confirmer::Confirmer;
 use crate::deployment::Deployment;
+use crate::gaps::GapRepairer;
+use crate::lease::{Holder, Lease};
 use crate::monitor::Monitor;
 use crate::observe::Observations;
+use crate::sender::Sender;
 use crate::signer::Signer;
 use crate::store::{LaneId, Store};
 use crate::submitter::Submitter;
@@ -52,17 +61,29 @@ use crate::subscriber::Subscriber;
 pub const FAIL_POINTS: &[&str] = &[
     "assign:commit",
     "assign:committed",
+    "fill:commit",
+    "fill:committed",
     "inbox:consumed",
+    "lease:commit",
+    "lease:committed",
     "mark_sent:commit",
     "mark_sent:committed",
+    "mined:commit",
+    "mined:committed",
+    "raise_nonce:commit",
+    "raise_nonce:committed",
     "receive:commit",
     "receive:committed",
     "relay:commit",
     "relay:committed",
     "relay:published",
+    "reopen:commit",
+    "reopen:committed",
+    "replace:commit",
+    "replace:committed",
+    "sender:sent",
     "settle:commit",
     "settle:committed",
-    "submitter:sent",
 ];
 
 /// Deploys the contracts and prints where they are.
@@ -126,37 +147,10 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), needs.publishing),
     );
-    lifecycle.work(
-        Submitter {
-            store: store.clone(),
-            chain: Arc::clone(&chain),
-            signer,
-            clock: clock.clone(),
-            lane,
-            deployment,
-            limits: config.limits(),
-            allowed: AtomicUsize::new(config.limits().batch_grants),
-            observations: Arc::clone(&observations),
-            sent: Arc::clone(&sent),
-            outbox_ready: Arc::clone(&outbox_ready),
-        },
-        Schedule::woken("submitter", Arc::clone(&queue_ready), Duration::from_secs(1), needs.submitting),
-    );
-    lifecycle.work(
-        Confirmer {
-            store: store.clone(),
-            chain,
-            clock: clock.clone(),
-            lane,
-            deployment,
-            patience: config.patience(),
-            observations,
-            settled_head: AtomicU64::new(0),
-            settled: Arc::clone(&queue_ready),
-            outbox_ready: Arc::clone(&outbox_ready),
-        },
-        Schedule::woken("confirmer", sent, Duration::from_millis(200), needs.confirming),
-    );
+    let lease = Lease::new(clock.clone());
+    let sender = Sender { id: lane, store: store.clone(), chain, signer, clock: clock.clone(), lease };
+    let wakes = Wakes { queue_ready: Arc::clone(&queue_ready), sent, outbox_ready: Arc::clone(&outbox_ready) };
+    let holder = work_on_lane(&mut lifecycle, &config, &sender, deployment, &observations, &wakes, needs.lane);
 
     let consumer = Subscriber { store: store.clone(), clock, wallets: deployment.wallets, queue_ready, outbox_ready };
     let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer };
@@ -176,8 +170,76 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         "blockchain service is up"
     );
     let exit = lifecycle.run().await;
+    if let Err(error) = holder.release().await {
+        tracing::warn!(%error, "the lane is not given back, it is free when its lease runs out");
+    }
     store.database().close().await;
     Ok(exit)
+}
+
+/// What wakes the workers of a lane.
+struct Wakes {
+    /// There are payments to send, or room to send them.
+    queue_ready: Arc<Notify>,
+    /// A transaction was sent.
+    sent: Arc<Notify>,
+    /// There is something to publish.
+    outbox_ready: Arc<Notify>,
+}
+
+/// Starts everything that works on the lane; returns the holder of its lease.
+fn work_on_lane(
+    lifecycle: &mut Lifecycle,
+    config: &Config,
+    sender: &Sender,
+    deployment: Deployment,
+    observations: &Arc<Observations>,
+    wakes: &Wakes,
+    needs: LaneNeeds,
+) -> Arc<Holder> {
+    let holder = Arc::new(Holder {
+        sender: sender.clone(),
+        owner: ascending_uuid(sender.clock.now()).to_string(),
+        duration: config.lane_lease(),
+        taken: Arc::clone(&wakes.queue_ready),
+    });
+    let renew_every = config.lane_lease().to_std().unwrap_or_default() / 5;
+    lifecycle.work(Arc::clone(&holder), Schedule::polled("lease", renew_every, needs.lease));
+    lifecycle.work(
+        Submitter {
+            sender: sender.clone(),
+            deployment,
+            limits: config.limits(),
+            allowed: AtomicUsize::new(config.limits().batch_grants),
+            observations: Arc::clone(observations),
+            sent: Arc::clone(&wakes.sent),
+            outbox_ready: Arc::clone(&wakes.outbox_ready),
+        },
+        Schedule::woken("submitter", Arc::clone(&wakes.queue_ready), Duration::from_secs(1), needs.submitting),
+    );
+    lifecycle.work(
+        GapRepairer {
+            sender: sender.clone(),
+            patience: config.rules().patience.resend_after,
+            max_fee_per_gas: config.max_fee_per_gas(),
+            seen: Mutex::default(),
+            reopened: Arc::clone(&wakes.sent),
+        },
+        Schedule::polled("gaps", Duration::from_secs(1), needs.gaps),
+    );
+    lifecycle.work(
+        Confirmer {
+            sender: sender.clone(),
+            deployment,
+            rules: config.rules(),
+            observations: Arc::clone(observations),
+            settled_head: AtomicU64::new(0),
+            settled: Arc::clone(&wakes.queue_ready),
+            outbox_ready: Arc::clone(&wakes.outbox_ready),
+        },
+        Schedule::woken("confirmer", Arc::clone(&wakes.sent), Duration::from_millis(200), needs.confirming),
+    );
+    holder
 }
 
 /// What the service needs, each with the component that reports on it.
@@ -186,8 +248,15 @@ struct Needs {
     pubsub: Dependency,
     publishing: Dependency,
     chain: Dependency,
+    lane: LaneNeeds,
+}
+
+/// What the workers of a lane report on.
+struct LaneNeeds {
+    lease: Dependency,
     submitting: Dependency,
     confirming: Dependency,
+    gaps: Dependency,
 }
 
 impl Needs {
@@ -197,8 +266,12 @@ impl Needs {
             pubsub: health.dependency("pubsub"),
             publishing: health.dependency("publishing"),
             chain: health.dependency("chain"),
-            submitting: health.dependency("submitting"),
-            confirming: health.dependency("confirming"),
+            lane: LaneNeeds {
+                lease: health.dependency("lease"),
+                submitting: health.dependency("submitting"),
+                confirming: health.dependency("confirming"),
+                gaps: health.dependency("nonces"),
+            },
         }
     }
 }
@@ -233,11 +306,11 @@ async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow
     })
     .await?;
     let lane = LaneId { chain_id, signer: signer.address() };
-    let pending_nonce = until_reachable(&needs.chain, chain::Error::is_unreachable, async || {
-        chain.nonce(lane.signer, At::Pending).await
-    })
-    .await?;
-    let next_nonce = store.open_lane(lane, pending_nonce).await?;
-    tracing::info!(signer = %lane.signer, next_nonce, pending_nonce, "lane opened");
+    for (host, node) in chain.each() {
+        match node.chain_id().await {
+            Ok(id) => ensure!(id == chain_id, "RPC_URL: the node at {host} serves chain {id}, another one {chain_id}"),
+            Err(error) => tracing::warn!(host, %error, "a node of RPC_URL does not answer"),
+        }
+    }
     Ok(Found { store, bus, chain: Arc::new(chain), signer, deployment, lane })
 }

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::chain::Receipt;
 use crate::domain::Ending;
-use crate::store::{PendingTransaction, Settlement, Verdict};
+use crate::store::{Settlement, Verdict};
+use crate::transaction::{End, Pending, Purpose};
 
 /// How many of the latest values the percentiles are taken from.
 const WINDOW: usize = 4096;
@@ -64,23 +65,34 @@ impl Observations {
         push(&mut self.recent().batch_grants, grants);
     }
 
+    /// A transaction does not move, and was replaced.
+    pub fn replaced(&self, purpose: Purpose) {
+        let state = match purpose {
+            Purpose::Pay => "replaced",
+            Purpose::Cancel => "cancelling",
+        };
+        metrics::counter!("transactions_total", "state" => state).increment(1);
+    }
+
     /// A transaction has ended, and with it its grants.
     pub fn transaction_ended(
         &self,
-        transaction: &PendingTransaction,
+        transaction: &Pending,
+        end: End,
         settlement: &Settlement,
-        receipt: &Receipt,
+        receipt: Option<&Receipt>,
         now: DateTime<Utc>,
     ) {
         let seconds = (now - transaction.created_at).as_seconds_f64().max(0.0);
         metrics::histogram!("transaction_final_seconds").record(seconds);
-        let state = if settlement.succeeded { "succeeded" } else { "reverted" };
+        let state = end.as_str();
         metrics::counter!("transactions_total", "state" => state).increment(1);
-        metrics::counter!("gas_used_total").increment(receipt.gas_used);
+        metrics::counter!("gas_used_total").increment(receipt.map_or(0, |receipt| receipt.gas_used));
         tracing::info!(
-            transaction_hash = %receipt.transaction_hash,
-            block_number = receipt.block_number,
-            gas_used = receipt.gas_used,
+            transaction_hash = receipt.map(|receipt| receipt.transaction_hash.to_string()),
+            block_number = receipt.map(|receipt| receipt.block_number),
+            gas_used = receipt.map(|receipt| receipt.gas_used),
+            nonce = transaction.nonce,
             grants = settlement.verdicts.len(),
             state,
             "transaction final"

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
-use alloy::eips::eip2718::Encodable2718 as _;
+use alloy::eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy::network::TxSignerSync as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy::signers::local::PrivateKeySigner;
 
 use crate::fees::Fees;
+use crate::store::LaneId;
 
 /// The transaction could not be signed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,46 @@ pub struct Unsigned {
     /// What it offers for it.
     pub fees: Fees,
 }
+
+/// The gas of a transaction that does nothing: 21,000, and what a rollup adds for its data.
+const CANCEL_GAS: u64 = 200_000;
+
+impl Unsigned {
+    /// A transaction that does nothing but use up a nonce: nothing, from the signer to itself.
+    #[must_use]
+    pub fn cancel(lane: LaneId, nonce: u64, fees: Fees) -> Self {
+        let LaneId { chain_id, signer } = lane;
+        Self { chain_id, nonce, to: Some(signer), data: Bytes::new(), gas_limit: CANCEL_GAS, fees }
+    }
+
+    /// What signed bytes say.
+    ///
+    /// # Errors
+    ///
+    /// When these are not the bytes of such a transaction.
+    pub fn decode(raw: &[u8]) -> Result<Self, NotOurs> {
+        let envelope = TxEnvelope::decode_2718_exact(raw).map_err(|_| NotOurs)?;
+        let TxEnvelope::Eip1559(signed) = envelope else { return Err(NotOurs) };
+        let transaction = signed.strip_signature();
+        let fee = |wei: u128| u64::try_from(wei).map_err(|_| NotOurs);
+        Ok(Self {
+            chain_id: transaction.chain_id,
+            nonce: transaction.nonce,
+            to: transaction.to.into_to(),
+            data: transaction.input,
+            gas_limit: transaction.gas_limit,
+            fees: Fees {
+                max_fee_per_gas: fee(transaction.max_fee_per_gas)?,
+                max_priority_fee_per_gas: fee(transaction.max_priority_fee_per_gas)?,
+            },
+        })
+    }
+}
+
+/// Stored bytes are not those of a transaction that this service has signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stored bytes of a transaction cannot be read")]
+pub struct NotOurs;
 
 /// Whoever signs.
 #[derive(Clone)]

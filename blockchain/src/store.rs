@@ -7,17 +7,19 @@ mod lane;
 mod receive;
 mod settle;
 mod stats;
+mod transactions;
 
-pub use lane::{Attempt, LaneId, NewTransaction, PendingTransaction};
+pub use lane::{Lane, LaneId};
 pub use receive::Received;
 use secrecy::SecretString;
 use serde::Serialize;
-pub use settle::{Settlement, Verdict};
+pub use settle::{Ended, Settlement, Verdict};
 use shared::db::{self, Database};
 use shared::id::{RequestId, WalletAddress};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 pub use stats::{InFlight, Queue, Tally};
+pub use transactions::{NewTransaction, Reopened};
 
 use crate::domain::Payment;
 

@@ -7,22 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alloy::primitives::Bytes;
+use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall;
 use chrono::{DateTime, Utc};
-use shared::clock::Clock;
+use shared::db;
 use shared::worker::{Progress, Worker};
-use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::chain::{self, Call, Chain};
+use crate::chain::{self, Call};
 use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
 use crate::deployment::Deployment;
 use crate::domain::Payment;
 use crate::fees::{Fees, TooExpensive};
 use crate::observe::Observations;
-use crate::signer::{self, Signer, Unsigned};
-use crate::store::{LaneId, NewTransaction, Settlement, Store, Verdict};
+use crate::sender::{self, Sender};
+use crate::signer::{self, Unsigned};
+use crate::store::{NewTransaction, Settlement, Verdict};
+use crate::transaction::Purpose;
 
 /// Why a step failed; grants stay queued.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,21 @@ pub enum Error {
     /// The chain is too expensive for now.
     #[error(transparent)]
     TooExpensive(#[from] TooExpensive),
+    /// Transactions cannot be paid for.
+    #[error(
+        "the signer {signer} holds {balance_wei} wei and the next transaction may cost {cost_wei}; grants wait for funds"
+    )]
+    NoFunds {
+        /// Who pays.
+        signer: Address,
+        /// What it holds.
+        balance_wei: U256,
+        /// What the transaction costs at most.
+        cost_wei: U256,
+    },
+    /// The bytes may not be on their way yet.
+    #[error(transparent)]
+    Sender(#[from] sender::Error),
     /// The contract takes no batch at all for now.
     #[error("{0}; grants wait")]
     Held(String),
@@ -64,16 +80,8 @@ pub struct Limits {
 /// The submitter of one lane.
 #[derive(Debug)]
 pub struct Submitter {
-    /// Payments and transactions.
-    pub store: Store,
-    /// The chain.
-    pub chain: Arc<dyn Chain>,
-    /// Who pays.
-    pub signer: Signer,
-    /// Time.
-    pub clock: Clock,
-    /// Whose nonces are taken.
-    pub lane: LaneId,
+    /// Who sends, and what that takes.
+    pub sender: Sender,
     /// The contracts.
     pub deployment: Deployment,
     /// How transactions are made.
@@ -94,14 +102,14 @@ impl Submitter {
     /// waited long enough.
     async fn next_batch(&self) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
         let allowed = self.allowed.load(Ordering::Relaxed);
-        let mut queued = self.store.queued(allowed, self.clock.now()).await?;
+        let mut queued = self.sender.store.queued(allowed, self.sender.clock.now()).await?;
         if let Some((_, since)) = queued.first()
             && queued.len() < allowed
         {
-            let waited = (self.clock.now() - since).to_std().unwrap_or_default();
+            let waited = (self.sender.clock.now() - since).to_std().unwrap_or_default();
             if let Some(rest) = self.limits.linger.checked_sub(waited).filter(|rest| !rest.is_zero()) {
                 tokio::time::sleep(rest).await;
-                queued = self.store.queued(allowed, self.clock.now()).await?;
+                queued = self.sender.store.queued(allowed, self.sender.clock.now()).await?;
             }
         }
         Ok(queued)
@@ -110,17 +118,30 @@ impl Submitter {
     /// Runs the batch on the newest block without sending it.
     async fn try_out(&self, call: &Bytes, gas_limit: u64) -> Result<Result<(), String>, Error> {
         let call = Call {
-            from: self.signer.address(),
+            from: self.sender.signer.address(),
             to: self.deployment.distributor,
             data: call.clone(),
             gas_limit: Some(gas_limit),
         };
-        let Err(error) = self.chain.call(call).await else { return Ok(Ok(())) };
+        let Err(error) = self.sender.chain.call(call).await else { return Ok(Ok(())) };
         let chain::Error::Reverted(data) = &error else { return Err(error.into()) };
         match contract::batch_revert(data) {
             BatchRevert::Wait(reason) => Err(Error::Held(reason)),
             BatchRevert::Split(reason) => Ok(Err(reason)),
         }
+    }
+
+    /// What to offer for gas, if the signer can pay for as much of it.
+    async fn affordable_fees(&self, gas_limit: u64) -> Result<Fees, Error> {
+        let signer = self.sender.signer.address();
+        let ((base_fee, tip), balance_wei) =
+            tokio::try_join!(self.sender.chain.asked_fees(), self.sender.chain.balance(signer))?;
+        let fees = Fees::offer(base_fee, tip, self.limits.max_fee_per_gas)?;
+        let cost_wei = U256::from(gas_limit) * U256::from(fees.max_fee_per_gas);
+        if balance_wei < cost_wei {
+            return Err(Error::NoFunds { signer, balance_wei, cost_wei });
+        }
+        Ok(fees)
     }
 
     /// A batch that would revert: next time half of it. A grant that reverts alone steps aside for a while, so that those
@@ -131,11 +152,11 @@ impl Submitter {
             self.allowed.store(payments.len() / 2, Ordering::Relaxed);
             return Ok(Progress::Worked);
         }
-        let now = self.clock.now();
+        let now = self.sender.clock.now();
         let not_before = now + self.limits.postpone;
         let verdicts = payments.into_iter().map(|payment| (payment, Verdict::Again { not_before })).collect();
-        let settlement = Settlement { transaction: None, succeeded: false, verdicts };
-        self.store.settle(&settlement, now).await?;
+        let settlement = Settlement { transaction: None, verdicts };
+        self.sender.store.settle(&settlement, now).await?;
         self.observations.grants_ended(&settlement, now);
         Err(Error::Held(reason))
     }
@@ -145,7 +166,8 @@ impl Worker for Submitter {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        if self.store.pending(self.lane).await?.len() >= self.limits.in_flight {
+        let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
+        if self.sender.store.pending(lane.id).await?.len() >= self.limits.in_flight {
             return Ok(Progress::Idle);
         }
         let (mut payments, queued_since): (Vec<_>, Vec<_>) = self.next_batch().await?.into_iter().unzip();
@@ -158,38 +180,38 @@ impl Worker for Submitter {
         if let Err(reason) = self.try_out(&call, batch.gas_limit).await? {
             return self.split(payments, reason).await;
         }
-        let (base_fee, tip) = self.chain.asked_fees().await?;
-        let fees = Fees::offer(base_fee, tip, self.limits.max_fee_per_gas)?;
-        let nonce = self.store.next_nonce(self.lane).await?;
+        let fees = self.affordable_fees(batch.gas_limit).await?;
+        let nonce = self.sender.store.next_nonce(lane.id).await?;
         let unsigned = Unsigned {
-            chain_id: self.lane.chain_id,
+            chain_id: lane.id.chain_id,
             nonce,
             to: Some(self.deployment.distributor),
             data: call,
             gas_limit: batch.gas_limit,
             fees,
         };
-        let signed = self.signer.sign(unsigned)?;
-
-        let transaction =
-            NewTransaction { nonce, signed: &signed, gas_limit: batch.gas_limit, fees, payments: &payments };
-        if self.store.assign(self.lane, &transaction, self.clock.now()).await?.is_none() {
-            tracing::warn!(nonce, "the nonce or a grant was taken meanwhile");
+        let signed = self.sender.signer.sign(unsigned)?;
+        let transaction = NewTransaction {
+            nonce,
+            signed: &signed,
+            purpose: Purpose::Pay,
+            gas_limit: batch.gas_limit,
+            fees,
+            payments: &payments,
+        };
+        if self.sender.store.assign(lane, &transaction, self.sender.clock.now()).await?.is_none() {
+            tracing::warn!(nonce, "the lane, the nonce or a grant was taken meanwhile");
             return Ok(Progress::Worked);
         }
         self.allowed.store((self.allowed.load(Ordering::Relaxed) * 2).min(self.limits.batch_grants), Ordering::Relaxed);
         self.outbox_ready.notify_one();
-        self.observations.batch(&queued_since[..count], self.clock.now());
+        self.observations.batch(&queued_since[..count], self.sender.clock.now());
         tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
 
         // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.
-        let sent = self.chain.send(&signed.raw).await;
-        fail_point::reach("submitter:sent").await;
-        match sent {
-            Ok(()) => self.store.mark_sent(&[signed.hash], self.clock.now()).await?,
-            Err(error) => tracing::warn!(transaction_hash = %signed.hash, %error, "send failed, will be sent again"),
-        }
+        let sent = self.sender.send(lane, signed.hash).await;
         self.sent.notify_one();
+        sent?;
         Ok(Progress::Worked)
     }
 }

@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use blockchain::chain::Refusal;
 use blockchain::domain::{Ending, Failure, GrantId, Paid, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::Signed;
-use blockchain::store::{LaneId, NewTransaction, Queue, Settlement, Store, Tally, Verdict};
+use blockchain::store::{Ended, Lane, LaneId, NewTransaction, Queue, Reopened, Settlement, Store, Tally, Verdict};
+use blockchain::transaction::{BlockId, End, Pending, Purpose};
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::from_micros;
 use shared::event::{GrantsSubmitted, ResultEvent};
@@ -34,6 +36,13 @@ on_both_databases! {
     assignments_at_the_same_time_take_each_nonce_and_each_payment_once,
     pending_transactions_stand_in_the_order_of_their_nonces,
     lanes_are_apart,
+    a_lane_has_one_owner_until_its_time_is_over,
+    a_lane_is_free_at_once_when_its_owner_gives_it_back,
+    an_owner_whose_time_is_over_commits_nothing,
+    a_replacement_stands_beside_the_attempts_before_it,
+    the_block_of_a_transaction_is_remembered_and_forgotten,
+    a_transaction_that_the_chain_has_lost_is_open_again_with_its_payments,
+    a_nonce_that_nobody_knows_is_filled,
     the_time_of_sending_is_remembered,
     a_settled_transaction_ends_its_payments_and_announces_them,
     a_payment_that_goes_back_waits_until_its_time,
@@ -50,6 +59,8 @@ async fn open(place: &Place) -> Store {
 }
 
 const LANE: LaneId = LaneId { chain_id: 31_337, signer: Address::repeat_byte(0x51) };
+/// The lane as its first owner holds it.
+const HELD: Lane = Lane { id: LANE, fence: 1 };
 
 fn at(seconds: i64) -> DateTime<Utc> {
     from_micros((1_700_000_000 + seconds) * 1_000_000)
@@ -95,10 +106,20 @@ fn signed(seed: &str) -> Signed {
     Signed { hash: keccak256(&raw), raw }
 }
 
-async fn assign(store: &Store, nonce: u64, signed: &Signed, payments: &[Payment]) -> Option<String> {
+fn transaction<'a>(nonce: u64, signed: &'a Signed, payments: &'a [Payment]) -> NewTransaction<'a> {
     let fees = Fees { max_fee_per_gas: 2_000_000_000, max_priority_fee_per_gas: 1_000_000_000 };
-    let transaction = NewTransaction { nonce, signed, gas_limit: 16_000_000, fees, payments };
-    store.assign(LANE, &transaction, at(10)).await.unwrap()
+    NewTransaction { nonce, signed, purpose: Purpose::Pay, gas_limit: 16_000_000, fees, payments }
+}
+
+async fn assign(store: &Store, nonce: u64, signed: &Signed, payments: &[Payment]) -> Option<String> {
+    store.assign(HELD, &transaction(nonce, signed, payments), at(10)).await.unwrap()
+}
+
+/// Takes a lane for the first time, or as the same owner again, on a chain that has this nonce; returns its next nonce.
+async fn open_lane(store: &Store, id: LaneId, chain_nonce: u64) -> u64 {
+    let lane = store.lease(id, "owner", at(0), at(5)).await.unwrap().unwrap();
+    assert_eq!(lane.fence, 1);
+    store.raise_nonce(lane, chain_nonce).await.unwrap().unwrap()
 }
 
 fn paid(hash: B256) -> Ending {
@@ -110,13 +131,14 @@ fn refused(message: &str) -> Ending {
 }
 
 fn settlement(transaction: Option<&str>, verdicts: Vec<(Payment, Verdict)>) -> Settlement {
-    Settlement { transaction: transaction.map(str::to_owned), succeeded: true, verdicts }
+    let ended = |id: &str| Ended { lane: HELD, id: id.to_owned(), end: End::Succeeded, transaction_hash: None };
+    Settlement { transaction: transaction.map(ended), verdicts }
 }
 
 /// A store with one open lane and these payments queued.
 async fn with_queued(place: &Place, numbers: std::ops::Range<u64>) -> (Store, Vec<Payment>) {
     let (store, payments) = (open(place).await, payments(numbers));
-    store.open_lane(LANE, 0).await.unwrap();
+    open_lane(&store, LANE, 0).await;
     receive(&store, &payments, at(0)).await;
     (store, payments)
 }
@@ -263,13 +285,13 @@ async fn the_longest_waiting_come_first_and_no_more_than_asked_for(place: Place)
 async fn a_lane_goes_on_from_the_chain_or_from_the_store_whichever_is_ahead(place: Place) {
     let store = open(&place).await;
     assert!(store.next_nonce(LANE).await.is_err(), "the lane was never opened");
-    assert_eq!(store.open_lane(LANE, 3).await.unwrap(), 3);
+    assert_eq!(open_lane(&store, LANE, 3).await, 3);
     receive(&store, &payments(0..1), at(0)).await;
     assign(&store, 3, &signed("a"), &payments(0..1)).await.unwrap();
     assert_eq!(store.next_nonce(LANE).await.unwrap(), 4);
-    assert_eq!(store.open_lane(LANE, 3).await.unwrap(), 4, "sent and not mined yet: the nonce stays taken");
-    assert_eq!(store.open_lane(LANE, 0).await.unwrap(), 4);
-    assert_eq!(store.open_lane(LANE, 9).await.unwrap(), 9, "an old backup: the chain is right");
+    assert_eq!(open_lane(&store, LANE, 3).await, 4, "sent and not mined yet: the nonce stays taken");
+    assert_eq!(open_lane(&store, LANE, 0).await, 4);
+    assert_eq!(open_lane(&store, LANE, 9).await, 9, "an old backup: the chain is right");
     assert_eq!(store.next_nonce(LANE).await.unwrap(), 9);
 }
 
@@ -372,7 +394,7 @@ fn ids(numbers: std::ops::Range<u64>) -> Vec<GrantId> {
 
 async fn pending_transactions_stand_in_the_order_of_their_nonces(place: Place) {
     let (store, payments) = with_queued(&place, 0..12).await;
-    store.open_lane(LANE, 95).await.unwrap();
+    open_lane(&store, LANE, 95).await;
     for (nonce, payment) in (95..107).zip(&payments) {
         assign(&store, nonce, &signed(&nonce.to_string()), std::slice::from_ref(payment)).await.unwrap();
     }
@@ -388,7 +410,7 @@ async fn lanes_are_apart(place: Place) {
     let (store, payments) = with_queued(&place, 0..1).await;
     let others = [LaneId { chain_id: 1, ..LANE }, LaneId { signer: Address::repeat_byte(0x52), ..LANE }];
     for (other, nonce) in others.into_iter().zip([40, 50]) {
-        assert_eq!(store.open_lane(other, nonce).await.unwrap(), nonce);
+        assert_eq!(open_lane(&store, other, nonce).await, nonce);
     }
     assign(&store, 0, &signed("a"), &payments).await.unwrap();
     for (other, nonce) in others.into_iter().zip([40, 50]) {
@@ -397,17 +419,153 @@ async fn lanes_are_apart(place: Place) {
     }
 }
 
+async fn a_lane_has_one_owner_until_its_time_is_over(place: Place) {
+    let store = open(&place).await;
+    let lease = async |owner: &str, now: i64| store.lease(LANE, owner, at(now), at(now + 5)).await.unwrap();
+    assert_eq!(lease("a", 0).await, Some(HELD));
+    assert_eq!(lease("b", 4).await, None);
+    assert_eq!(lease("a", 4).await, Some(HELD), "renewed");
+    assert_eq!(lease("b", 8).await, None, "until second 9");
+    assert_eq!(lease("b", 9).await, Some(Lane { fence: 2, ..HELD }));
+    assert_eq!(lease("a", 10).await, None);
+    assert_eq!(lease("b", 100).await, Some(Lane { fence: 2, ..HELD }), "nobody else took it");
+}
+
+async fn a_lane_is_free_at_once_when_its_owner_gives_it_back(place: Place) {
+    let store = open(&place).await;
+    let lease = async |owner: &str| store.lease(LANE, owner, at(0), at(5)).await.unwrap();
+    lease("a").await.unwrap();
+    store.release(HELD).await.unwrap();
+    let b = lease("b").await.unwrap();
+    assert_eq!(b.fence, 2);
+    store.release(HELD).await.unwrap();
+    assert_eq!(lease("c").await, None, "an old lease gives nothing back");
+}
+
+async fn an_owner_whose_time_is_over_commits_nothing(place: Place) {
+    let (store, payments) = with_queued(&place, 0..2).await;
+    let (a, b) = (signed("a"), signed("b"));
+    let id = assign(&store, 0, &a, &payments[..1]).await.unwrap();
+    let pending = store.pending(LANE).await.unwrap();
+    let next = store.lease(LANE, "another", at(9), at(14)).await.unwrap().unwrap();
+
+    assert_eq!(assign(&store, 1, &b, &payments[1..]).await, None);
+    assert!(!store.replace(HELD, &id, &transaction(0, &b, &payments[..1]), at(10)).await.unwrap());
+    assert!(!store.fill(HELD, &transaction(7, &b, &[]), at(10)).await.unwrap());
+    store.mined(HELD, &pending[0], Some(block(3)), at(10)).await.unwrap();
+    let verdicts = vec![(payments[0].clone(), Verdict::Ended(paid(a.hash)))];
+    assert!(!store.settle(&settlement(Some(&id), verdicts), at(10)).await.unwrap());
+    assert_eq!(store.raise_nonce(HELD, 50).await.unwrap(), None);
+    assert_eq!(store.pending(LANE).await.unwrap(), pending);
+    assert_eq!(queued(&store, at(10)).await, payments[1..]);
+    assert_eq!(tally(&store).await, [0, 0, 0]);
+    assert!(store.assign(next, &transaction(1, &b, &payments[1..]), at(10)).await.unwrap().is_some());
+}
+
+fn block(number: u64) -> BlockId {
+    BlockId { number, hash: B256::with_last_byte(u8::try_from(number).unwrap()) }
+}
+
+async fn only_pending(store: &Store) -> Pending {
+    let mut pending = store.pending(LANE).await.unwrap();
+    assert_eq!(pending.len(), 1);
+    pending.remove(0)
+}
+
+/// The kinds of the lines of a transaction's history.
+async fn history(store: &Store, id: &str) -> Vec<String> {
+    let sql = "select kind from chain_transaction_event where transaction_id = $1 order by id";
+    let rows = sqlx::query(sql).bind(id).fetch_all(store.database().reader()).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn a_replacement_stands_beside_the_attempts_before_it(place: Place) {
+    let (store, payments) = with_queued(&place, 0..2).await;
+    let (a, b, c) = (signed("a"), signed("b"), signed("c"));
+    let id = assign(&store, 0, &a, &payments).await.unwrap();
+    published(&store).await;
+    assert!(store.replace(HELD, &id, &transaction(0, &b, &payments), at(20)).await.unwrap());
+    let ResultEvent::Submitted(told) = published(&store).await.remove(0) else { panic!("progress is told") };
+    assert_eq!((told.transaction_hash, told.request_ids.len()), (b.hash.to_string(), 2));
+    let cancel = NewTransaction { purpose: Purpose::Cancel, ..transaction(0, &c, &payments) };
+    assert!(store.replace(HELD, &id, &cancel, at(20)).await.unwrap());
+    assert_eq!(published(&store).await, []);
+
+    let attempts = only_pending(&store).await.attempts;
+    assert_eq!(attempts.iter().map(|one| one.hash).collect::<Vec<_>>(), [a.hash, b.hash, c.hash]);
+    assert_eq!(attempts[2].purpose, Purpose::Cancel);
+    store.mark_sent(c.hash, Some(Refusal::ReplacementUnderpriced), at(21)).await.unwrap();
+    assert_eq!(only_pending(&store).await.attempts[2].refusal, Some(Refusal::ReplacementUnderpriced));
+    assert_eq!(store.next_nonce(LANE).await.unwrap(), 1, "one nonce for all");
+    assert_eq!(history(&store, &id).await, ["made", "replaced", "cancelling"]);
+
+    store.settle(&settlement(Some(&id), vec![]), at(30)).await.unwrap();
+    assert!(!store.replace(HELD, &id, &transaction(0, &signed("d"), &payments), at(40)).await.unwrap(), "it has ended");
+}
+
+async fn the_block_of_a_transaction_is_remembered_and_forgotten(place: Place) {
+    let (store, payments) = with_queued(&place, 0..1).await;
+    let id = assign(&store, 0, &signed("a"), &payments).await.unwrap();
+    for at_last in [Some(block(3)), Some(block(4)), None] {
+        store.mined(HELD, &only_pending(&store).await, at_last, at(20)).await.unwrap();
+        assert_eq!(only_pending(&store).await.mined_in, at_last);
+    }
+    assert_eq!(history(&store, &id).await, ["made", "mined", "fell_back", "mined", "fell_back"]);
+}
+
+async fn a_transaction_that_the_chain_has_lost_is_open_again_with_its_payments(place: Place) {
+    let (store, payments) = with_queued(&place, 0..3).await;
+    let a = signed("a");
+    let id = assign(&store, 0, &a, &payments).await.unwrap();
+    let endings = [Verdict::Ended(paid(a.hash)), Verdict::Ended(refused("no")), Verdict::Again { not_before: at(30) }];
+    store
+        .settle(&settlement(Some(&id), payments.iter().cloned().zip(endings.clone()).collect()), at(20))
+        .await
+        .unwrap();
+    assert_eq!(tally(&store).await, [1, 100, 1]);
+    published(&store).await;
+
+    let reopened = store.reopen(HELD, 0, at(40)).await.unwrap();
+    assert_eq!(reopened, Reopened::Transaction { id: id.clone(), payments: 2 });
+    assert_eq!(store.reopen(HELD, 0, at(40)).await.unwrap(), Reopened::Nothing);
+    assert_eq!(store.reopen(HELD, 1, at(40)).await.unwrap(), Reopened::Unknown);
+    assert_eq!(tally(&store).await, [0, 0, 0]);
+    assert_eq!(only_pending(&store).await.attempts[0].hash, a.hash);
+    assert_eq!(store.payments_in(&id).await.unwrap().len(), 2);
+    assert_eq!(store.open_nonces(LANE).await.unwrap(), (0, 1));
+
+    let again = payments[..2].iter().cloned().zip(endings).collect();
+    store.settle(&settlement(Some(&id), again), at(50)).await.unwrap();
+    assert_eq!(tally(&store).await, [1, 100, 1]);
+    assert_eq!(history(&store, &id).await, ["made", "succeeded", "reopened", "succeeded"]);
+}
+
+async fn a_nonce_that_nobody_knows_is_filled(place: Place) {
+    let store = open(&place).await;
+    assert_eq!(open_lane(&store, LANE, 9).await, 9);
+    let (a, b) = (signed("a"), signed("b"));
+    let filler = NewTransaction { purpose: Purpose::Cancel, ..transaction(7, &a, &[]) };
+    assert!(store.fill(HELD, &filler, at(10)).await.unwrap());
+    let twice = NewTransaction { signed: &b, ..filler };
+    assert!(store.fill(HELD, &twice, at(10)).await.is_err(), "a nonce is taken once");
+    assert_eq!(store.open_nonces(LANE).await.unwrap(), (7, 9));
+    assert_eq!(only_pending(&store).await.attempts[0].purpose, Purpose::Cancel);
+}
+
 async fn the_time_of_sending_is_remembered(place: Place) {
     let (store, payments) = with_queued(&place, 0..2).await;
     let (a, b) = (signed("a"), signed("b"));
     assign(&store, 0, &a, &payments[..1]).await.unwrap();
     assign(&store, 1, &b, &payments[1..]).await.unwrap();
-    store.mark_sent(&[a.hash, B256::ZERO], at(11)).await.unwrap();
+    store.mark_sent(a.hash, None, at(11)).await.unwrap();
+    store.mark_sent(B256::ZERO, None, at(11)).await.unwrap();
     let sent = async || -> Vec<_> {
         store.pending(LANE).await.unwrap().iter().map(|transaction| transaction.attempts[0].sent_at).collect()
     };
     assert_eq!(sent().await, [Some(at(11)), None]);
-    store.mark_sent(&[a.hash, b.hash], at(12)).await.unwrap();
+    for hash in [a.hash, b.hash] {
+        store.mark_sent(hash, None, at(12)).await.unwrap();
+    }
     assert_eq!(sent().await, [Some(at(12)), Some(at(12))]);
 }
 
@@ -521,7 +679,7 @@ async fn reopening_keeps_everything(place: Place) {
     let (a, b) = (signed("a"), signed("b"));
     let ended = assign(&store, 0, &a, &payments[..1]).await.unwrap();
     assign(&store, 1, &b, &payments[1..3]).await.unwrap();
-    store.mark_sent(&[b.hash], at(11)).await.unwrap();
+    store.mark_sent(b.hash, None, at(11)).await.unwrap();
     let verdicts = vec![(payments[0].clone(), Verdict::Ended(paid(a.hash)))];
     store.settle(&settlement(Some(&ended), verdicts), at(20)).await.unwrap();
     let before = (store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await);
@@ -530,7 +688,7 @@ async fn reopening_keeps_everything(place: Place) {
 
     let store = open(&place).await;
     assert_eq!((store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await), before);
-    assert_eq!(store.open_lane(LANE, 1).await.unwrap(), 2);
+    assert_eq!(open_lane(&store, LANE, 1).await, 2);
     assert_eq!(store.raw(b.hash).await.unwrap(), b.raw);
     assert_eq!(queued(&store, at(30)).await, payments[3..]);
     assert_eq!(published(&store).await.len(), 3, "two transactions sent, one grant completed");

@@ -102,15 +102,6 @@ impl Tx {
         fail_point::reach(&format!("{}:committed", self.step)).await;
         Ok(())
     }
-
-    /// Undoes what the transaction did.
-    ///
-    /// # Errors
-    ///
-    /// When the database is away, which undoes it too.
-    pub async fn rollback(self) -> Result<()> {
-        Ok(self.inner.rollback().await?)
-    }
 }
 
 impl Deref for Tx {

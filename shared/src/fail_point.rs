@@ -3,7 +3,7 @@
 //! Without the feature `failpoints`, in every build that is shipped, [`reach`] does nothing and [`switched`] is false.
 //! With it, the variable `FAILPOINTS` of the crate `fail` arms points by name: `FAILPOINTS="outbox::remove=20*off->return"`
 //! ends the process, as `kill -9` would, when the point is reached for the 21st time. A simulation decides itself
-//! ([`decide`]): a component that dies is not polled again.
+//! (`decide`): a component that dies is not polled again.
 
 /// A durable step is about to be taken, or was just taken. Every commit has two such points, see
 /// [`Database::begin`](crate::db::Database::begin).

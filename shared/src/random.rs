@@ -1,7 +1,7 @@
 //! Randomness, from one source that a simulation can seed.
 //!
 //! The source is a cryptographically secure generator, seeded by the operating system. Under the feature `failpoints` a
-//! thread may draw from a sequence of its own instead ([`seed`]), so that a run can be repeated.
+//! thread may draw from a sequence of its own instead (`seed`), so that a run can be repeated.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 

@@ -3,6 +3,9 @@
 //! No refusal proves that a transaction is not on its way: another node may have it, or this one keeps what it refuses.
 //! Words that nobody has seen from a node are not guessed at, and what a contract said as it reverted is no refusal.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// What a node's refusal of a transaction means (`eth_sendRawTransaction`). Of a node's answers to other calls only
 /// [`Refusal::Busy`] says anything: asked for a receipt, Erigon has answered "nonce too low" (erigontech/erigon#15031).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    const ALL: [Self; 9] = [
+        Self::Known,
+        Self::NonceTooLow,
+        Self::NonceTooHigh,
+        Self::ReplacementUnderpriced,
+        Self::Underpriced,
+        Self::InsufficientFunds,
+        Self::Invalid,
+        Self::Busy,
+        Self::Unknown,
+    ];
+
     /// What a message of a node means.
     #[must_use]
     pub fn of(message: &str) -> Self {
@@ -39,6 +54,25 @@ impl Refusal {
         meaning.map_or(Self::Unknown, |(refusal, _)| *refusal)
     }
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl FromStr for Refusal {
+    type Err = UnknownRefusal;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRefusal> {
+        Self::ALL.into_iter().find(|refusal| refusal.to_string() == text).ok_or(UnknownRefusal)
+    }
+}
+
+/// The text is the name of no refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown refusal")]
+pub struct UnknownRefusal;
 
 /// Whether an answer to `eth_getLogs` asks for fewer blocks or logs at once. Some nodes say so in words that others use
 /// for their rate limit; who asks for one block already should wait.

@@ -16,7 +16,7 @@ use alloy::transports::{RpcError, TransportErrorKind, TransportResult};
 use async_trait::async_trait;
 use url::Url;
 
-use super::{At, Block, Call, Chain, Error, LogEntry, Receipt, Result};
+use super::{At, Block, Call, Chain, Error, LogEntry, Receipt, Refusal, Result};
 
 /// How long a call to a node may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,12 +91,12 @@ impl Rpc {
         self.only.unwrap_or_else(|| self.current.load(Ordering::Relaxed))
     }
 
-    /// Asks the node that is used; where it does not answer, the next one is used from now on.
+    /// Asks the node that is used; where it does not answer, or has no time, the next one is used from now on.
     async fn ask<T>(&self, question: impl AsyncFnOnce(&DynProvider) -> TransportResult<T>) -> Result<T> {
         let used = self.used();
         let answer = question(&self.nodes[used].provider).await.map_err(Error::from);
         if let Err(error) = &answer
-            && error.is_unreachable()
+            && (error.is_unreachable() || error.refusal() == Some(Refusal::Busy))
             && self.nodes.len() > 1
         {
             let next = (used + 1) % self.nodes.len();

@@ -1,20 +1,10 @@
-//! Lanes: nonces, the transactions they were taken for, and the signed bytes.
+//! Lanes: who may use them, and their next nonces.
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::Address;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use shared::db;
-use shared::event::{GrantsSubmitted, ResultEvent};
-use shared::id::RequestId;
-use shared::outbox::{self, Pending};
-use shared::random::ascending_uuid;
-use sqlx::Row;
+use shared::db::{self, Tx};
 
-use super::{Store, keys, payment, payment_columns};
-
-use crate::domain::Payment;
-use crate::fees::Fees;
-use crate::signer::Signed;
+use super::Store;
 
 /// An ordered line of nonces: one signer on one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,255 +16,134 @@ pub struct LaneId {
 }
 
 impl LaneId {
-    fn signer(self) -> String {
+    pub(super) fn signer(self) -> String {
         self.signer.to_checksum(None)
     }
 }
 
-/// A transaction, signed and not sent yet.
-#[derive(Debug)]
-pub struct NewTransaction<'a> {
-    /// Its place in the lane.
-    pub nonce: u64,
-    /// Its bytes and hash.
-    pub signed: &'a Signed,
-    /// The most gas that it may use.
-    pub gas_limit: u64,
-    /// What it offers for gas.
-    pub fees: Fees,
-    /// What it pays.
-    pub payments: &'a [Payment],
-}
-
-/// A transaction that was, or may have been, sent, and whose fate is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingTransaction {
-    /// Our name for it.
-    pub id: String,
-    /// Its place in the lane.
-    pub nonce: u64,
-    /// When it was committed.
-    pub created_at: DateTime<Utc>,
-    /// Its signed bytes, the newest last: any of them may be mined, and only one can be.
-    pub attempts: Vec<Attempt>,
-}
-
-/// Signed bytes of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// Their hash.
-    pub hash: B256,
-    /// When they were last given to a node that answered.
-    pub sent_at: Option<DateTime<Utc>>,
+/// A lane that its holder may use, see [`crate::lease`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// Which.
+    pub id: LaneId,
+    /// The number of its lease: nothing is committed under an older one.
+    pub fence: u64,
 }
 
 impl Store {
-    /// Opens the lane whose next nonce on chain is `chain_nonce`, and returns the nonce that it goes on from. Where the
-    /// chain is ahead of this database (an old backup), the chain is right.
+    /// Takes the lane for `owner` until then, or renews what `owner` has; `None` while another owner's time is not over.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn open_lane(&self, lane: LaneId, chain_nonce: u64) -> db::Result<u64> {
-        let mut tx = self.database.begin("open_lane").await?;
+    pub async fn lease(
+        &self,
+        id: LaneId,
+        owner: &str,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> db::Result<Option<Lane>> {
+        let mut tx = self.database.begin("lease").await?;
         let row = sqlx::query(
-            "-- store::open_lane
-             insert into lane (chain_id, signer, next_nonce) values ($1, $2, $3)
-             on conflict (chain_id, signer) do update set next_nonce =
-                 case when lane.next_nonce < excluded.next_nonce then excluded.next_nonce else lane.next_nonce end
-             returning next_nonce",
+            "-- store::lease
+             insert into lane (chain_id, signer, next_nonce, owner, fence, leased_until) values ($1, $2, 0, $3, 1, $5)
+             on conflict (chain_id, signer) do update set
+                 fence = case when lane.owner = excluded.owner then lane.fence else lane.fence + 1 end,
+                 owner = excluded.owner, leased_until = excluded.leased_until
+             where lane.owner is null or lane.owner = excluded.owner or lane.leased_until <= $4
+             returning fence",
         )
-        .bind(lane.chain_id.cast_signed())
-        .bind(lane.signer())
-        .bind(chain_nonce.cast_signed())
-        .fetch_one(&mut *tx)
+        .bind(id.chain_id.cast_signed())
+        .bind(id.signer())
+        .bind(owner)
+        .bind(now.timestamp_micros())
+        .bind(until.timestamp_micros())
+        .fetch_optional(&mut *tx)
         .await?;
         tx.commit().await?;
-        db::unsigned(&row, "next_nonce")
+        row.map(|row| Ok(Lane { id, fence: db::unsigned(&row, "fence")? })).transpose()
+    }
+
+    /// Gives a lease back; no harm where it is another's by now.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn release(&self, lane: Lane) -> db::Result<()> {
+        let mut tx = self.database.begin("lease").await?;
+        sqlx::query(
+            "-- store::release
+             update lane set owner = null, leased_until = 0 where chain_id = $1 and signer = $2 and fence = $3",
+        )
+        .bind(lane.id.chain_id.cast_signed())
+        .bind(lane.id.signer())
+        .bind(lane.fence.cast_signed())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
+    }
+
+    /// Raises the lane's next nonce to that of the chain, where the chain is ahead; returns the next nonce, `None` if the
+    /// lease was lost.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn raise_nonce(&self, lane: Lane, chain_nonce: u64) -> db::Result<Option<u64>> {
+        let mut tx = self.database.begin("raise_nonce").await?;
+        let row = sqlx::query(
+            "-- store::raise_nonce
+             update lane set next_nonce = case when next_nonce < $4 then $4 else next_nonce end
+             where chain_id = $1 and signer = $2 and fence = $3 returning next_nonce",
+        )
+        .bind(lane.id.chain_id.cast_signed())
+        .bind(lane.id.signer())
+        .bind(lane.fence.cast_signed())
+        .bind(chain_nonce.cast_signed())
+        .fetch_optional(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        row.map(|row| db::unsigned(&row, "next_nonce")).transpose()
     }
 
     /// The nonce that the lane's next transaction takes.
     ///
     /// # Errors
     ///
-    /// When the database cannot be read, or the lane was never opened.
+    /// When the database cannot be read, or the lane was never taken.
     pub async fn next_nonce(&self, lane: LaneId) -> db::Result<u64> {
-        let row = sqlx::query("-- store::next_nonce\n select next_nonce from lane where chain_id = $1 and signer = $2")
-            .bind(lane.chain_id.cast_signed())
-            .bind(lane.signer())
-            .fetch_one(self.database.reader())
-            .await?;
-        db::unsigned(&row, "next_nonce")
+        Ok(self.open_nonces(lane).await?.1)
     }
 
-    /// Up to `limit` payments that wait for a transaction, the longest waiting first, with the time since when.
+    /// The nonce of the lane's oldest open transaction, or, where there is none, its next nonce; and its next nonce.
     ///
     /// # Errors
     ///
-    /// When the database cannot be read.
-    pub async fn queued(&self, limit: usize, now: DateTime<Utc>) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
-        let rows = sqlx::query(concat!(
-            "-- store::queued\n select ",
-            payment_columns!(),
-            ", p.not_before from payment p where p.state = 'queued' and p.not_before <= $1
-               order by p.not_before, p.request_id limit $2"
-        ))
-        .bind(now.timestamp_micros())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(self.database.reader())
-        .await?;
-        rows.iter().map(|row| Ok((payment(row)?, db::time(row, "not_before")?))).collect()
-    }
-
-    /// Binds payments to a nonce for ever, with the signed bytes and their hash: what is committed here may be sent, and
-    /// nothing else ever is. Returns the transaction's name; `None`, having changed nothing, if the nonce or one of the
-    /// payments is no longer free.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was committed.
-    pub async fn assign(
-        &self,
-        lane: LaneId,
-        transaction: &NewTransaction<'_>,
-        now: DateTime<Utc>,
-    ) -> db::Result<Option<String>> {
-        let id = ascending_uuid(now).to_string();
-        let mut tx = self.database.begin("assign").await?;
-        let taken = sqlx::query(
-            "-- store::take_nonce
-             update lane set next_nonce = next_nonce + 1 where chain_id = $1 and signer = $2 and next_nonce = $3",
+    /// When the database cannot be read, or the lane was never taken.
+    pub async fn open_nonces(&self, lane: LaneId) -> db::Result<(u64, u64)> {
+        let row = sqlx::query(
+            "-- store::open_nonces
+             select next_nonce, coalesce((select min(t.nonce) from chain_transaction t where t.state = 'pending'
+                 and t.chain_id = l.chain_id and t.signer = l.signer), next_nonce) as oldest_open
+             from lane l where chain_id = $1 and signer = $2",
         )
         .bind(lane.chain_id.cast_signed())
         .bind(lane.signer())
-        .bind(transaction.nonce.cast_signed())
-        .execute(&mut *tx)
+        .fetch_one(self.database.reader())
         .await?;
-        let assigned = sqlx::query(
-            "-- store::assign_payments
-             update payment set state = 'assigned', transaction_id = $2
-             where state = 'queued' and request_id in (select value->>'request_id' from json_each($1))",
-        )
-        .bind(keys(transaction.payments))
-        .bind(&id)
-        .execute(&mut *tx)
-        .await?;
-        if taken.rows_affected() != 1 || assigned.rows_affected() != transaction.payments.len() as u64 {
-            tx.rollback().await?;
-            return Ok(None);
-        }
-        sqlx::query(
-            "-- store::insert_transaction
-             insert into chain_transaction (id, chain_id, signer, nonce, state, grants, created_at)
-             values ($1, $2, $3, $4, 'pending', $5, $6)",
-        )
-        .bind(&id)
-        .bind(lane.chain_id.cast_signed())
-        .bind(lane.signer())
-        .bind(transaction.nonce.cast_signed())
-        .bind(i64::try_from(transaction.payments.len()).unwrap_or(i64::MAX))
-        .bind(now.timestamp_micros())
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query(
-            "-- store::insert_attempt
-             insert into attempt (hash, transaction_id, raw, gas_limit, max_fee_per_gas_wei,
-                                  max_priority_fee_per_gas_wei, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(transaction.signed.hash.to_string())
-        .bind(&id)
-        .bind(transaction.signed.raw.to_vec())
-        .bind(transaction.gas_limit.cast_signed())
-        .bind(transaction.fees.max_fee_per_gas.cast_signed())
-        .bind(transaction.fees.max_priority_fee_per_gas.cast_signed())
-        .bind(now.timestamp_micros())
-        .execute(&mut *tx)
-        .await?;
-        let progress = ResultEvent::Submitted(GrantsSubmitted {
-            request_ids: transaction
-                .payments
-                .iter()
-                .map(|payment| payment.request_id.clone())
-                .collect::<Vec<RequestId>>(),
-            transaction_hash: transaction.signed.hash.to_string(),
-            processed_at: now,
-        });
-        outbox::enqueue(&mut tx, &[Pending::result(&progress, None, now)]).await?;
-        tx.commit().await?;
-        Ok(Some(id))
+        Ok((db::unsigned(&row, "oldest_open")?, db::unsigned(&row, "next_nonce")?))
     }
+}
 
-    /// The lane's transactions whose fate is open, in the order of their nonces.
-    ///
-    /// # Errors
-    ///
-    /// When the database cannot be read.
-    pub async fn pending(&self, lane: LaneId) -> db::Result<Vec<PendingTransaction>> {
-        let rows = sqlx::query(
-            "-- store::pending
-             select t.id, t.nonce, t.created_at, a.hash, a.sent_at
-             from chain_transaction t join attempt a on a.transaction_id = t.id
-             where t.state = 'pending' and t.chain_id = $1 and t.signer = $2 order by t.nonce, a.created_at",
-        )
-        .bind(lane.chain_id.cast_signed())
-        .bind(lane.signer())
-        .fetch_all(self.database.reader())
-        .await?;
-        let mut pending: Vec<PendingTransaction> = Vec::new();
-        for row in &rows {
-            let attempt = Attempt {
-                hash: db::parse(row, "hash")?,
-                sent_at: row.try_get::<Option<i64>, _>("sent_at")?.map(shared::clock::from_micros),
-            };
-            let nonce = db::unsigned(row, "nonce")?;
-            match pending.last_mut() {
-                Some(transaction) if transaction.nonce == nonce => transaction.attempts.push(attempt),
-                _ => pending.push(PendingTransaction {
-                    id: row.try_get("id")?,
-                    nonce,
-                    created_at: db::time(row, "created_at")?,
-                    attempts: vec![attempt],
-                }),
-            }
-        }
-        Ok(pending)
-    }
-
-    /// The signed bytes of an attempt.
-    ///
-    /// # Errors
-    ///
-    /// When the database cannot be read.
-    pub async fn raw(&self, hash: B256) -> db::Result<Bytes> {
-        let row = sqlx::query("-- store::raw\n select raw from attempt where hash = $1")
-            .bind(hash.to_string())
-            .fetch_one(self.database.reader())
-            .await?;
-        Ok(row.try_get::<Vec<u8>, _>("raw")?.into())
-    }
-
-    /// Remembers that the attempts were given to a node, whatever it answered.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was committed.
-    pub async fn mark_sent(&self, hashes: &[B256], now: DateTime<Utc>) -> db::Result<()> {
-        #[derive(Serialize)]
-        struct Sent {
-            hash: String,
-        }
-        let rows: Vec<_> = hashes.iter().map(|hash| Sent { hash: hash.to_string() }).collect();
-        let mut tx = self.database.begin("mark_sent").await?;
-        sqlx::query(
-            "-- store::mark_sent
-             update attempt set sent_at = $2 where hash in (select value->>'hash' from json_each($1))",
-        )
-        .bind(db::rows(&rows))
-        .bind(now.timestamp_micros())
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(())
-    }
+/// Whether the lane is still its holder's; until the transaction ends, nobody else can take it.
+pub(super) async fn hold(tx: &mut Tx, lane: Lane) -> db::Result<bool> {
+    let held = sqlx::query(
+        "-- store::hold\n update lane set fence = fence where chain_id = $1 and signer = $2 and fence = $3",
+    )
+    .bind(lane.id.chain_id.cast_signed())
+    .bind(lane.id.signer())
+    .bind(lane.fence.cast_signed())
+    .execute(&mut **tx)
+    .await?;
+    Ok(held.rows_affected() == 1)
 }

@@ -2,14 +2,19 @@
 
 use std::collections::HashSet;
 
+use alloy::primitives::B256;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use shared::db::{self, Tx};
 use shared::id::RequestId;
 use shared::outbox::{self, Pending};
 
+use super::lane::{Lane, hold};
+use super::transactions::record;
 use super::{Store, payment, payment_columns};
 use crate::domain::{Ending, Payment};
+use crate::transaction::End;
 
 /// What becomes of a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,15 +28,26 @@ pub enum Verdict {
     },
 }
 
-/// What a transaction came to.
+/// What becomes of payments.
 #[derive(Debug, Clone)]
 pub struct Settlement {
-    /// Which transaction; `None` for a payment that never got into one.
-    pub transaction: Option<String>,
-    /// Whether it was mined with success; if not, it was mined and reverted, its nonce used up.
-    pub succeeded: bool,
-    /// What becomes of each payment that it carried.
+    /// The transaction that carried them; `None` for payments that never got into one.
+    pub transaction: Option<Ended>,
+    /// What becomes of each.
     pub verdicts: Vec<(Payment, Verdict)>,
+}
+
+/// A transaction that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Whose nonce it took.
+    pub lane: Lane,
+    /// Our name for it.
+    pub id: String,
+    /// How it ended.
+    pub end: End,
+    /// The hash of the attempt that was mined, where one was.
+    pub transaction_hash: Option<B256>,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,31 +113,37 @@ impl Store {
     }
 
     /// Ends a transaction and the payments that it carries, and announces the endings. Without a transaction it ends
-    /// payments that wait for one; whatever has moved on meanwhile is left alone.
+    /// payments that wait for one; whatever has moved on meanwhile is left alone. Whether it did: not if the lane is
+    /// another's by now, or the transaction has ended already.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn settle(&self, settlement: &Settlement, now: DateTime<Utc>) -> db::Result<()> {
+    pub async fn settle(&self, settlement: &Settlement, now: DateTime<Utc>) -> db::Result<bool> {
         let mut tx = self.database.begin("settle").await?;
         if let Some(transaction) = &settlement.transaction {
+            if !hold(&mut tx, transaction.lane).await? {
+                return Ok(false);
+            }
             let ended = sqlx::query(
                 "-- store::end_transaction
                  update chain_transaction set state = $2, finished_at = $3 where id = $1 and state = 'pending'",
             )
-            .bind(transaction)
-            .bind(if settlement.succeeded { "succeeded" } else { "reverted" })
+            .bind(&transaction.id)
+            .bind(transaction.end.as_str())
             .bind(now.timestamp_micros())
             .execute(&mut *tx)
             .await?;
             if ended.rows_affected() != 1 {
                 // Another process has settled it, with the same receipt.
-                return Ok(());
+                return Ok(false);
             }
+            let told = json!({ "transaction_hash": transaction.transaction_hash });
+            record(&mut tx, &transaction.id, transaction.end.as_str(), now, &told).await?;
         }
         let rows: Vec<_> =
             settlement.verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
-        let moved = update(&mut tx, settlement.transaction.as_deref(), &rows).await?;
+        let moved = update(&mut tx, settlement.transaction.as_ref().map(|transaction| &*transaction.id), &rows).await?;
         let verdicts: Vec<_> =
             settlement.verdicts.iter().filter(|(payment, _)| moved.contains(&payment.request_id)).collect();
         count(&mut tx, &verdicts).await?;
@@ -134,7 +156,7 @@ impl Store {
             .collect();
         outbox::enqueue(&mut tx, &messages).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(true)
     }
 }
 

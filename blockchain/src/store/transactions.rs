@@ -1,0 +1,444 @@
+//! Transactions: the nonces that they took, the signed bytes, and what was seen of them.
+//!
+//! What is committed here may be sent, and nothing else ever is. Every change is recorded in the transaction's history.
+
+use alloy::primitives::{B256, Bytes};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::db::{self, Tx};
+use shared::event::{GrantsSubmitted, ResultEvent};
+use shared::outbox::{self, Pending as Message};
+use shared::random::ascending_uuid;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::lane::{Lane, LaneId, hold};
+use super::{Store, keys, payment, payment_columns};
+use crate::domain::Payment;
+use crate::fees::Fees;
+use crate::signer::Signed;
+use crate::transaction::{Attempt, BlockId, Pending, Purpose};
+
+/// A transaction, signed and not sent yet.
+#[derive(Debug)]
+pub struct NewTransaction<'a> {
+    /// Its place in the lane.
+    pub nonce: u64,
+    /// Its bytes and hash.
+    pub signed: &'a Signed,
+    /// What they are for.
+    pub purpose: Purpose,
+    /// The most gas that it may use.
+    pub gas_limit: u64,
+    /// What it offers for gas.
+    pub fees: Fees,
+    /// What it pays.
+    pub payments: &'a [Payment],
+}
+
+/// What was found at a nonce that the chain has lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reopened {
+    /// A transaction that had ended: it is open again, and so are its payments.
+    Transaction {
+        /// Our name for it.
+        id: String,
+        /// How many payments are open again.
+        payments: u64,
+    },
+    /// A transaction that is open already, or the lane is another's by now.
+    Nothing,
+    /// Nothing was ever known of this nonce.
+    Unknown,
+}
+
+impl Store {
+    /// Up to `limit` payments that wait for a transaction, the longest waiting first, with the time since when.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn queued(&self, limit: usize, now: DateTime<Utc>) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
+        let rows = sqlx::query(concat!(
+            "-- store::queued\n select ",
+            payment_columns!(),
+            ", p.not_before from payment p where p.state = 'queued' and p.not_before <= $1
+               order by p.not_before, p.request_id limit $2"
+        ))
+        .bind(now.timestamp_micros())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.database.reader())
+        .await?;
+        rows.iter().map(|row| Ok((payment(row)?, db::time(row, "not_before")?))).collect()
+    }
+
+    /// Binds payments to the lane's next nonce for ever, with the signed bytes and their hash. Returns the transaction's
+    /// name; `None`, having changed nothing, if the lane, the nonce or one of the payments is no longer free.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn assign(
+        &self,
+        lane: Lane,
+        transaction: &NewTransaction<'_>,
+        now: DateTime<Utc>,
+    ) -> db::Result<Option<String>> {
+        let mut tx = self.database.begin("assign").await?;
+        let taken = sqlx::query(
+            "-- store::take_nonce
+             update lane set next_nonce = next_nonce + 1
+             where chain_id = $1 and signer = $2 and fence = $3 and next_nonce = $4",
+        )
+        .bind(lane.id.chain_id.cast_signed())
+        .bind(lane.id.signer())
+        .bind(lane.fence.cast_signed())
+        .bind(transaction.nonce.cast_signed())
+        .execute(&mut *tx)
+        .await?;
+        if taken.rows_affected() != 1 {
+            return Ok(None);
+        }
+        let id = insert(&mut tx, lane.id, transaction, now).await?;
+        let assigned = sqlx::query(
+            "-- store::assign_payments
+             update payment set state = 'assigned', transaction_id = $2
+             where state = 'queued' and request_id in (select value->>'request_id' from json_each($1))",
+        )
+        .bind(keys(transaction.payments))
+        .bind(&id)
+        .execute(&mut *tx)
+        .await?;
+        if assigned.rows_affected() != transaction.payments.len() as u64 {
+            return Ok(None);
+        }
+        announce(&mut tx, transaction.payments, transaction.signed.hash, now).await?;
+        tx.commit().await?;
+        Ok(Some(id))
+    }
+
+    /// Takes a nonce of the lane that nothing is known of, for a transaction that pays nobody. Whether it did: not if the
+    /// lane is another's by now.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn fill(&self, lane: Lane, transaction: &NewTransaction<'_>, now: DateTime<Utc>) -> db::Result<bool> {
+        let mut tx = self.database.begin("fill").await?;
+        if !hold(&mut tx, lane).await? {
+            return Ok(false);
+        }
+        insert(&mut tx, lane.id, transaction, now).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Adds an attempt to an open transaction, at its nonce, paying what it pays or, to cancel it, nothing. Whether it did:
+    /// not if the lane is another's by now, or the transaction has ended.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn replace(
+        &self,
+        lane: Lane,
+        id: &str,
+        attempt: &NewTransaction<'_>,
+        now: DateTime<Utc>,
+    ) -> db::Result<bool> {
+        let mut tx = self.database.begin("replace").await?;
+        if !hold(&mut tx, lane).await? || !is_pending(&mut tx, id).await? {
+            return Ok(false);
+        }
+        insert_attempt(&mut tx, id, attempt, now).await?;
+        let kind = match attempt.purpose {
+            Purpose::Pay => "replaced",
+            Purpose::Cancel => "cancelling",
+        };
+        record(&mut tx, id, kind, now, &attempt_told(attempt)).await?;
+        if attempt.purpose == Purpose::Pay {
+            announce(&mut tx, attempt.payments, attempt.signed.hash, now).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Remembers which block holds an open transaction now; `None` that the one which did is gone.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn mined(
+        &self,
+        lane: Lane,
+        transaction: &Pending,
+        block: Option<BlockId>,
+        now: DateTime<Utc>,
+    ) -> db::Result<()> {
+        let mut tx = self.database.begin("mined").await?;
+        if !hold(&mut tx, lane).await? || !is_pending(&mut tx, &transaction.id).await? {
+            return Ok(());
+        }
+        sqlx::query(
+            "-- store::mined\n update chain_transaction set mined_block = $2, mined_block_hash = $3 where id = $1",
+        )
+        .bind(&transaction.id)
+        .bind(block.map(|block| block.number.cast_signed()))
+        .bind(block.map(|block| block.hash.to_string()))
+        .execute(&mut *tx)
+        .await?;
+        if let Some(before) = transaction.mined_in {
+            record(&mut tx, &transaction.id, "fell_back", now, &block_told(before)).await?;
+        }
+        if let Some(block) = block {
+            record(&mut tx, &transaction.id, "mined", now, &block_told(block)).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Opens the transaction of a nonce again that the chain has lost, with the payments that it decided.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn reopen(&self, lane: Lane, nonce: u64, now: DateTime<Utc>) -> db::Result<Reopened> {
+        let mut tx = self.database.begin("reopen").await?;
+        if !hold(&mut tx, lane).await? {
+            return Ok(Reopened::Nothing);
+        }
+        let row = sqlx::query(
+            "-- store::transaction_of_nonce
+             select id, state from chain_transaction where chain_id = $1 and signer = $2 and nonce = $3",
+        )
+        .bind(lane.id.chain_id.cast_signed())
+        .bind(lane.id.signer())
+        .bind(nonce.cast_signed())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(Reopened::Unknown) };
+        let (id, state): (String, String) = (row.try_get("id")?, row.try_get("state")?);
+        if state == "pending" {
+            return Ok(Reopened::Nothing);
+        }
+        sqlx::query(
+            "-- store::reopen
+             update chain_transaction set state = 'pending', finished_at = null, mined_block = null,
+                                          mined_block_hash = null where id = $1",
+        )
+        .bind(&id)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "-- store::count_back
+             update tally set
+                 completed_grants = completed_grants - (select count(*) from payment
+                     where transaction_id = $1 and state = 'completed'),
+                 completed_tokens = completed_tokens - (select cast(coalesce(sum(token_amount), 0) as bigint) from payment
+                     where transaction_id = $1 and state = 'completed'),
+                 failed_grants = failed_grants - (select count(*) from payment
+                     where transaction_id = $1 and state = 'failed')",
+        )
+        .bind(&id)
+        .execute(&mut *tx)
+        .await?;
+        let payments = sqlx::query(
+            "-- store::reopen_payments
+             update payment set state = 'assigned', transaction_hash = null, block_number = null, gas_used = null,
+                                error_code = null, error_message = null, finished_at = null
+             where transaction_id = $1",
+        )
+        .bind(&id)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        record(&mut tx, &id, "reopened", now, &json!({ "was": state, "payments": payments })).await?;
+        tx.commit().await?;
+        Ok(Reopened::Transaction { id, payments })
+    }
+
+    /// The lane's transactions whose fate is open, in the order of their nonces.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn pending(&self, lane: LaneId) -> db::Result<Vec<Pending>> {
+        let rows = sqlx::query(
+            "-- store::pending
+             select t.id, t.nonce, t.created_at, t.mined_block, t.mined_block_hash, a.hash, a.purpose,
+                    a.max_fee_per_gas_wei, a.max_priority_fee_per_gas_wei, a.created_at as attempted_at, a.sent_at,
+                    a.refusal
+             from chain_transaction t join attempt a on a.transaction_id = t.id
+             where t.state = 'pending' and t.chain_id = $1 and t.signer = $2 order by t.nonce, a.created_at, a.sequence",
+        )
+        .bind(lane.chain_id.cast_signed())
+        .bind(lane.signer())
+        .fetch_all(self.database.reader())
+        .await?;
+        let mut pending: Vec<Pending> = Vec::new();
+        for row in &rows {
+            let nonce = db::unsigned(row, "nonce")?;
+            match pending.last_mut() {
+                Some(transaction) if transaction.nonce == nonce => transaction.attempts.push(attempt(row)?),
+                _ => pending.push(Pending {
+                    id: row.try_get("id")?,
+                    nonce,
+                    created_at: db::time(row, "created_at")?,
+                    mined_in: mined_in(row)?,
+                    attempts: vec![attempt(row)?],
+                }),
+            }
+        }
+        Ok(pending)
+    }
+
+    /// The signed bytes of an attempt.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn raw(&self, hash: B256) -> db::Result<Bytes> {
+        let row = sqlx::query("-- store::raw\n select raw from attempt where hash = $1")
+            .bind(hash.to_string())
+            .fetch_one(self.database.reader())
+            .await?;
+        Ok(row.try_get::<Vec<u8>, _>("raw")?.into())
+    }
+
+    /// Remembers that an attempt was given to a node that answered, and why it did not take it, if it did not.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn mark_sent(
+        &self,
+        hash: B256,
+        refusal: Option<crate::chain::Refusal>,
+        now: DateTime<Utc>,
+    ) -> db::Result<()> {
+        let mut tx = self.database.begin("mark_sent").await?;
+        sqlx::query("-- store::mark_sent\n update attempt set sent_at = $2, refusal = $3 where hash = $1")
+            .bind(hash.to_string())
+            .bind(now.timestamp_micros())
+            .bind(refusal.map(|refusal| refusal.to_string()))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
+    }
+}
+
+fn attempt(row: &AnyRow) -> db::Result<Attempt> {
+    Ok(Attempt {
+        hash: db::parse(row, "hash")?,
+        purpose: db::parse(row, "purpose")?,
+        fees: Fees {
+            max_fee_per_gas: db::unsigned(row, "max_fee_per_gas_wei")?,
+            max_priority_fee_per_gas: db::unsigned(row, "max_priority_fee_per_gas_wei")?,
+        },
+        created_at: db::time(row, "attempted_at")?,
+        sent_at: row.try_get::<Option<i64>, _>("sent_at")?.map(shared::clock::from_micros),
+        refusal: db::parse_option(row, "refusal")?,
+    })
+}
+
+fn mined_in(row: &AnyRow) -> db::Result<Option<BlockId>> {
+    let Some(hash) = db::parse_option(row, "mined_block_hash")? else { return Ok(None) };
+    Ok(Some(BlockId { number: db::unsigned(row, "mined_block")?, hash }))
+}
+
+async fn is_pending(tx: &mut Tx, id: &str) -> db::Result<bool> {
+    let row = sqlx::query(
+        "-- store::is_pending\n select 1 as one from chain_transaction where id = $1 and state = 'pending'",
+    )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.is_some())
+}
+
+/// A transaction with its first attempt; returns its name.
+async fn insert(tx: &mut Tx, lane: LaneId, transaction: &NewTransaction<'_>, now: DateTime<Utc>) -> db::Result<String> {
+    let id = ascending_uuid(now).to_string();
+    sqlx::query(
+        "-- store::insert_transaction
+         insert into chain_transaction (id, chain_id, signer, nonce, state, grants, created_at)
+         values ($1, $2, $3, $4, 'pending', $5, $6)",
+    )
+    .bind(&id)
+    .bind(lane.chain_id.cast_signed())
+    .bind(lane.signer())
+    .bind(transaction.nonce.cast_signed())
+    .bind(i64::try_from(transaction.payments.len()).unwrap_or(i64::MAX))
+    .bind(now.timestamp_micros())
+    .execute(&mut **tx)
+    .await?;
+    insert_attempt(tx, &id, transaction, now).await?;
+    record(tx, &id, "made", now, &attempt_told(transaction)).await?;
+    Ok(id)
+}
+
+async fn insert_attempt(tx: &mut Tx, id: &str, attempt: &NewTransaction<'_>, now: DateTime<Utc>) -> db::Result<()> {
+    sqlx::query(
+        "-- store::insert_attempt
+         insert into attempt (hash, transaction_id, raw, purpose, gas_limit, max_fee_per_gas_wei,
+                              max_priority_fee_per_gas_wei, created_at, sequence)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, (select count(*) from attempt a where a.transaction_id = $2))",
+    )
+    .bind(attempt.signed.hash.to_string())
+    .bind(id)
+    .bind(attempt.signed.raw.to_vec())
+    .bind(attempt.purpose.as_str())
+    .bind(attempt.gas_limit.cast_signed())
+    .bind(attempt.fees.max_fee_per_gas.cast_signed())
+    .bind(attempt.fees.max_priority_fee_per_gas.cast_signed())
+    .bind(now.timestamp_micros())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Tells the owners of the grants which transaction is to pay them.
+async fn announce(tx: &mut Tx, payments: &[Payment], hash: B256, now: DateTime<Utc>) -> db::Result<()> {
+    let progress = ResultEvent::Submitted(GrantsSubmitted {
+        request_ids: payments.iter().map(|payment| payment.request_id.clone()).collect(),
+        transaction_hash: hash.to_string(),
+        processed_at: now,
+    });
+    outbox::enqueue(tx, &[Message::result(&progress, None, now)]).await
+}
+
+fn attempt_told(attempt: &NewTransaction<'_>) -> Value {
+    json!({
+        "transaction_hash": attempt.signed.hash,
+        "purpose": attempt.purpose.as_str(),
+        "nonce": attempt.nonce,
+        "max_fee_per_gas_wei": attempt.fees.max_fee_per_gas,
+        "max_priority_fee_per_gas_wei": attempt.fees.max_priority_fee_per_gas,
+    })
+}
+
+fn block_told(block: BlockId) -> Value {
+    json!({ "block_number": block.number, "block_hash": block.hash })
+}
+
+/// Adds a line to a transaction's history.
+pub(super) async fn record(
+    tx: &mut Tx,
+    transaction: &str,
+    kind: &'static str,
+    now: DateTime<Utc>,
+    data: &impl Serialize,
+) -> db::Result<()> {
+    sqlx::query(
+        "-- store::record
+         insert into chain_transaction_event (id, transaction_id, kind, at, data) values ($1, $2, $3, $4, $5)",
+    )
+    .bind(ascending_uuid(now).to_string())
+    .bind(transaction)
+    .bind(kind)
+    .bind(now.timestamp_micros())
+    .bind(serde_json::to_string(data).expect("it is plain JSON"))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
