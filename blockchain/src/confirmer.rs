@@ -92,9 +92,7 @@ impl Worker for Confirmer {
     async fn run_once(&self) -> Result<Progress, Error> {
         let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
         let pending = self.sender.store.pending(lane.id).await?;
-        if pending.is_empty() {
-            return Ok(Progress::Idle);
-        }
+        let Some(oldest) = pending.first() else { return Ok(Progress::Idle) };
         // What is read in one look belongs together: one node, the nonces before the receipts.
         let node = self.sender.chain.one_node();
         let head = node.head().await?;
@@ -105,7 +103,7 @@ impl Worker for Confirmer {
             // Receipts come with blocks.
             return Ok(Progress::Idle);
         }
-        let sight = self.look(&*node, lane, head).await?;
+        let sight = self.look(&*node, lane, head, oldest.nonce).await?;
         let receipts = try_join_all(pending.iter().map(|transaction| receipt(&*node, transaction))).await?;
         let receipts = self.on_the_chain(&*node, receipts).await?;
         // One that cannot be followed for now does not hold up those behind it.
@@ -134,13 +132,21 @@ async fn receipt(node: &dyn Chain, transaction: &Pending) -> chain::Result<Optio
 }
 
 impl Confirmer {
-    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block) -> chain::Result<Sight> {
+    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block, oldest_nonce: u64) -> chain::Result<Sight> {
         let final_block = self.rules.finality.last_block(node, head).await?;
         let mined_nonce = node.nonce(lane.id.signer, At::Latest).await?;
         let final_nonce = match final_block {
             Some(number) if number == head.number => Some(mined_nonce),
-            Some(number) => Some(node.nonce(lane.id.signer, At::Number(number)).await?),
-            None => None,
+            // It matters only for a nonce that is used up.
+            Some(number) if mined_nonce > oldest_nonce => match node.nonce(lane.id.signer, At::Number(number)).await {
+                Ok(nonce) => Some(nonce),
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, number, "the node has no state of the last final block");
+                    None
+                }
+            },
+            _ => None,
         };
         Ok(Sight { mined_nonce, final_nonce, final_block })
     }

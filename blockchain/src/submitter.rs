@@ -201,7 +201,7 @@ impl Worker for Submitter {
         };
         if self.sender.store.assign(lane, &transaction, self.sender.clock.now()).await?.is_none() {
             tracing::warn!(nonce, "the lane, the nonce or a grant was taken meanwhile");
-            return Ok(Progress::Worked);
+            return Ok(Progress::Idle);
         }
         self.allowed.store((self.allowed.load(Ordering::Relaxed) * 2).min(self.limits.batch_grants), Ordering::Relaxed);
         self.outbox_ready.notify_one();

@@ -102,7 +102,7 @@ pub struct Patience {
 pub struct Sight {
     /// The nonce that the chain takes next.
     pub mined_nonce: u64,
-    /// The same as of the last final block, where there is one.
+    /// The same as of the last final block, where there is one and the node knows.
     pub final_nonce: Option<u64>,
     /// The number of the last final block, where there is one.
     pub final_block: Option<u64>,
