@@ -1,6 +1,5 @@
 //! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
 
-mod fields;
 mod grant;
 mod status;
 mod token_request;
@@ -8,10 +7,9 @@ mod token_request;
 use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use shared::db;
 use shared::http::Problem;
 use shared::telemetry::{TRACEPARENT, TraceParent};
 use tracing::Instrument;
@@ -107,39 +105,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Trace {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         Ok(*parts.extensions.get().expect("every documented route is traced"))
-    }
-}
-
-/// Why a handler cannot answer.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// The client's request breaks a rule.
-    #[error("{0:?}")]
-    Problem(Problem),
-    /// The store failed.
-    #[error(transparent)]
-    Database(#[from] db::Error),
-}
-
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Problem(problem) => problem.into_response(),
-            Self::Database(error @ db::Error::Corrupt { .. }) => {
-                tracing::error!(%error, "request failed");
-                Problem::internal().into_response()
-            }
-            Self::Database(error) => {
-                tracing::error!(%error, "request failed");
-                Problem::unavailable().into_response()
-            }
-        }
     }
 }
 

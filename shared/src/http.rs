@@ -3,6 +3,8 @@
 //! Every error a client sees is a [`Problem`] (RFC 9457) with a stable `type`. What went wrong inside is logged, never
 //! sent.
 
+pub mod fields;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use tower::{ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
 
+use crate::db;
 use crate::health::Health;
 
 /// The most bytes that the body of a request may have.
@@ -122,6 +125,39 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+/// Why a handler cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request breaks a rule.
+    #[error("{0:?}")]
+    Problem(Problem),
+    /// The store failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Database(error @ db::Error::Corrupt { .. }) => {
+                tracing::error!(%error, "request failed");
+                Problem::internal().into_response()
+            }
+            Self::Database(error) => {
+                tracing::error!(%error, "request failed");
+                Problem::unavailable().into_response()
+            }
+        }
     }
 }
 

@@ -5,11 +5,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
-use shared::http::{FieldError, Problem};
+use shared::http::{Error, FieldError, Problem};
 use shared::id::{InvalidId, RequestId};
 use utoipa::ToSchema;
 
-use super::Error;
 use crate::domain::Grant;
 use crate::store::{GrantEvent, Store};
 
@@ -43,14 +42,21 @@ pub(super) async fn handle(
     State(store): State<Store>,
     request_id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<GrantHistory>, Error> {
-    let invalid = |rule| Problem::invalid_request(vec![FieldError { field: "request_id".into(), rule }]);
-    let Path(request_id) = request_id.map_err(|error| invalid(error.body_text()))?;
-    let request_id: RequestId = request_id.parse().map_err(|error: InvalidId| invalid(error.to_string()))?;
-    let Some(grant) = store.grant(&request_id).await? else {
-        let problem =
-            Problem::new(StatusCode::NOT_FOUND, "urn:problem-type:grant-not-found", "There is no grant of this id");
-        return Err(Problem { request_id: Some(request_id.to_string()), ..problem }.into());
-    };
+    let request_id = parse_request_id(request_id)?;
+    let grant = store.grant(&request_id).await?.ok_or_else(|| not_found(&request_id))?;
     let events = store.events_of(&request_id).await?;
     Ok(Json(GrantHistory { grant, events }))
+}
+
+/// The request id in a path.
+pub(super) fn parse_request_id(path: Result<Path<String>, PathRejection>) -> Result<RequestId, Problem> {
+    let invalid = |rule| Problem::invalid_request(vec![FieldError { field: "request_id".into(), rule }]);
+    let Path(request_id) = path.map_err(|error| invalid(error.body_text()))?;
+    request_id.parse().map_err(|error: InvalidId| invalid(error.to_string()))
+}
+
+pub(super) fn not_found(request_id: &RequestId) -> Problem {
+    let problem =
+        Problem::new(StatusCode::NOT_FOUND, "urn:problem-type:grant-not-found", "There is no grant of this id");
+    Problem { request_id: Some(request_id.to_string()), ..problem }
 }

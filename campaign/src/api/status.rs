@@ -6,12 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use serde::Serialize;
-use shared::http::Problem;
+use shared::http::fields::{Fields, Limit};
+use shared::http::{Error, Problem};
 use shared::id::{CampaignId, UserId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Error;
-use super::fields::Fields;
 use crate::domain::Grant;
 use crate::store::{Page, Store, Totals};
 
@@ -83,20 +82,8 @@ pub(super) async fn handle(State(store): State<Store>, uri: Uri) -> Result<Json<
     Ok(Json(Status { user_id, totals, grants, next_cursor }))
 }
 
-struct Limit(u16);
-
-impl FromStr for Limit {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.parse() {
-            Ok(limit @ 1..=500) => Ok(Self(limit)),
-            _ => Err("must be a number from 1 to 500"),
-        }
-    }
-}
-
-struct Cursor(u64);
+/// `grant_index` of the last grant of a page.
+pub(super) struct Cursor(pub(super) u64);
 
 impl FromStr for Cursor {
     type Err = &'static str;

@@ -5,11 +5,11 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use shared::http::Problem;
+use shared::http::fields::Fields;
+use shared::http::{Error, Problem};
 use shared::id::{RequestId, TokenAmount};
 
-use super::fields::Fields;
-use super::{Error, Trace};
+use super::Trace;
 use crate::acceptor::Acceptor;
 use crate::domain::{Arrival, Decision, Grant, GrantRequest};
 

@@ -14,18 +14,23 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
-use shared::http::{FieldError, Problem};
+
+use super::{FieldError, Problem};
 
 /// The fields that are still to be read, and the rules that were broken so far.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub struct Fields {
     values: BTreeMap<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
     /// The fields of the query string.
-    pub(super) fn from_query(uri: &Uri) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn from_query(uri: &Uri) -> Result<Self, Problem> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Problem::malformed(StatusCode::BAD_REQUEST).detail(error.to_string()))?;
         let mut fields = Self::default();
@@ -40,7 +45,11 @@ impl Fields {
     }
 
     /// The fields of the query string or of the body, a JSON object; not of both.
-    pub(super) fn from_query_or_body(uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read, or stand in both.
+    pub fn from_query_or_body(uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<Self, Problem> {
         let query = Self::from_query(uri)?;
         if body.is_empty() {
             return Ok(query);
@@ -70,7 +79,7 @@ impl Fields {
     }
 
     /// Takes a header as a field of the same name; the query string or the body may give it too, as `alias`.
-    pub(super) fn add_header(&mut self, headers: &HeaderMap, name: &'static str, alias: &str) {
+    pub fn add_header(&mut self, headers: &HeaderMap, name: &'static str, alias: &str) {
         if let Some(value) = self.values.remove(alias) {
             self.insert(name.to_owned(), value);
         }
@@ -83,7 +92,7 @@ impl Fields {
     }
 
     /// A field of text that must be there.
-    pub(super) fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+    pub fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
         let missing = matches!(self.values.get(name), None | Some(Value::Null));
         if missing {
             self.values.remove(name);
@@ -94,7 +103,7 @@ impl Fields {
     }
 
     /// A field of text that may be left out. JSON's `null` leaves it out too.
-    pub(super) fn optional<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+    pub fn optional<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
         match self.values.remove(name)? {
             Value::Null => None,
             Value::String(text) => self.parse(name, &text),
@@ -106,7 +115,7 @@ impl Fields {
     }
 
     /// A number that may be left out: JSON's, or the text of one.
-    pub(super) fn optional_number<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+    pub fn optional_number<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
         if let Some(Value::Number(number)) = self.values.get(name) {
             let text = number.to_string();
             self.values.insert(name.to_owned(), Value::String(text));
@@ -124,8 +133,42 @@ impl Fields {
         }
     }
 
+    /// A list of texts that may be left out; each of them by the parser of its type.
+    pub fn optional_list<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<Vec<T>> {
+        let Value::Array(values) = self.values.remove(name).filter(|value| !value.is_null())? else {
+            self.error(name, "must be a list of texts");
+            return None;
+        };
+        let mut list = Vec::with_capacity(values.len());
+        for (position, value) in values.iter().enumerate() {
+            match value.as_str().map(str::parse::<T>) {
+                Some(Ok(value)) => list.push(value),
+                Some(Err(error)) => self.error(format!("{name}[{position}]"), error.to_string()),
+                None => self.error(format!("{name}[{position}]"), "must be text"),
+            }
+        }
+        Some(list)
+    }
+
+    /// `true` or `false`, and `false` where it is left out: JSON's, or the text of one.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        match self.values.remove(name) {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(value)) => value,
+            Some(Value::String(text)) if text == "true" || text == "false" => text == "true",
+            Some(_) => {
+                self.error(name, "must be true or false");
+                false
+            }
+        }
+    }
+
     /// Refuses the request if any rule was broken, or any field is left over.
-    pub(super) fn finish(mut self) -> Result<(), Problem> {
+    ///
+    /// # Errors
+    ///
+    /// All the rules that were broken, each with its field.
+    pub fn finish(mut self) -> Result<(), Problem> {
         for name in std::mem::take(&mut self.values).into_keys() {
             self.error(name, "is not a field of this request");
         }
@@ -138,8 +181,24 @@ impl Fields {
         }
     }
 
-    fn error(&mut self, field: impl Into<Cow<'static, str>>, rule: impl Into<String>) {
+    /// Notes that a field breaks a rule.
+    pub fn error(&mut self, field: impl Into<Cow<'static, str>>, rule: impl Into<String>) {
         self.errors.push(FieldError { field: field.into(), rule: rule.into() });
+    }
+}
+
+/// How many elements a page has at most: 1 to 500.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit(pub u16);
+
+impl FromStr for Limit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(limit @ 1..=500) => Ok(Self(limit)),
+            _ => Err("must be a number from 1 to 500"),
+        }
     }
 }
 
