@@ -83,6 +83,17 @@ for topic in token-grant-requests token-grant-results; do
     is "subscription $topic-sub, with a dead-letter topic" 200 'deadLetterTopic'
 done
 
+# Dead letters
+
+for service in "$campaign" "$blockchain"; do
+    call GET "$service/dead-letters?limit=1"
+    is "$service lists its dead letters" 200 '"dead_letters" *: *\['
+    call POST "$service/dead-letters/00000000-0000-7000-8000-000000000000/redrive"
+    is "$service has no dead letter of this id" 404 '"type"'
+    call POST "$service/dead-letters/redrive"
+    is "$service asks which dead letters are meant" 400 '"ids"'
+done
+
 # One grant, from request to minted
 
 call GET "$campaign/status?user_id=nobody-$run"

@@ -1,4 +1,4 @@
-//! `GET /health` and `GET /stats`.
+//! `GET /health`, `GET /stats`, and the dead letters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::clock::Clock;
 use shared::db;
+use shared::dead_letter::{self, DeadLetters};
 use shared::health::{self, Health};
 use shared::http::Problem;
 
@@ -40,8 +41,10 @@ pub struct Stats {
 }
 
 /// The routes of the service at work.
-pub fn routes(health: Health, stats: Stats) -> Router {
-    starting_routes(health).route("/stats", get(answer_stats).with_state(Arc::new(stats)))
+pub fn routes(health: Health, stats: Stats, letters: DeadLetters) -> Router {
+    starting_routes(health)
+        .route("/stats", get(answer_stats).with_state(Arc::new(stats)))
+        .merge(Router::from(dead_letter::api::routes()).with_state(letters))
 }
 
 /// The routes of the service while it waits for what it needs.

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use shared::clock::Clock;
+use shared::dead_letter::{Census, DeadLetters};
 use shared::health::{Dependency, Health};
 use shared::http::Routes;
 use shared::inbox::Inbox;
@@ -61,6 +62,10 @@ use crate::subscriber::Subscriber;
 pub const FAIL_POINTS: &[&str] = &[
     "assign:commit",
     "assign:committed",
+    "dead_letter:commit",
+    "dead_letter:committed",
+    "discard:commit",
+    "discard:committed",
     "fill:commit",
     "fill:committed",
     "inbox:consumed",
@@ -74,6 +79,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "raise_nonce:committed",
     "receive:commit",
     "receive:committed",
+    "redrive:commit",
+    "redrive:committed",
     "relay:commit",
     "relay:committed",
     "relay:published",
@@ -84,6 +91,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "sender:sent",
     "settle:commit",
     "settle:committed",
+    "undeliverable:commit",
+    "undeliverable:committed",
 ];
 
 /// Deploys the contracts and prints where they are.
@@ -125,7 +134,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     let observations = Arc::new(Observations::default());
     let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
-    let monitor = Arc::new(Monitor::new(store.clone(), Arc::clone(&chain), lane.signer, clock.clone(), needs.database));
+    let database = needs.database.clone();
+    let monitor = Arc::new(Monitor::new(store.clone(), Arc::clone(&chain), lane.signer, clock.clone(), database));
 
     let stats = api::Stats {
         store: store.clone(),
@@ -136,9 +146,13 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         lane,
         deployment,
     };
-    routes.replace(http::with_common_routes(api::routes(health.clone(), stats), health, metrics));
+    let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
+    let routes_now = api::routes(health.clone(), stats, letters.clone());
+    routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));
+    lifecycle
+        .work(Census { letters: letters.clone() }, Schedule::polled("census", Duration::from_secs(2), needs.database));
     lifecycle.work(
         Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
         Schedule::polled("pubsub", Duration::from_secs(3), needs.pubsub),
@@ -153,7 +167,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let holder = work_on_lane(&mut lifecycle, &config, &sender, deployment, &observations, &wakes, needs.lane);
 
     let consumer = Subscriber { store: store.clone(), clock, wallets: deployment.wallets, queue_ready, outbox_ready };
-    let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer };
+    let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer, letters };
     let shutdown = lifecycle.shutdown();
     lifecycle.spawn("subscriber", async {
         inbox.run(shutdown).await;

@@ -10,6 +10,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
+use shared::dead_letter::{self, DeadLetters};
 use shared::http::Problem;
 use shared::telemetry::{TRACEPARENT, TraceParent};
 use tracing::Instrument;
@@ -35,6 +36,7 @@ struct Document;
 struct Context {
     store: Store,
     acceptor: Acceptor,
+    letters: DeadLetters,
 }
 
 impl FromRef<Context> for Store {
@@ -49,12 +51,18 @@ impl FromRef<Context> for Acceptor {
     }
 }
 
+impl FromRef<Context> for DeadLetters {
+    fn from_ref(context: &Context) -> Self {
+        context.letters.clone()
+    }
+}
+
 /// The routes of the campaign service.
-pub fn routes(store: Store, acceptor: Acceptor) -> Router {
+pub fn routes(store: Store, acceptor: Acceptor, letters: DeadLetters) -> Router {
     let (router, mut document) = documented().split_for_parts();
     complete(&mut document);
     router
-        .with_state(Context { store, acceptor })
+        .with_state(Context { store, acceptor, letters })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
 }
@@ -64,6 +72,7 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(token_request::handle))
         .routes(routes!(status::handle))
         .routes(routes!(grant::handle))
+        .merge(dead_letter::api::routes())
 }
 
 /// Adds what is the same for every operation: the errors that are made outside the handlers, and that a body may be left

@@ -20,6 +20,7 @@ use axum::Router;
 pub use config::Config;
 use republisher::Republisher;
 use shared::clock::Clock;
+use shared::dead_letter::{Census, DeadLetters};
 use shared::health::Health;
 use shared::http::Routes;
 use shared::inbox::Inbox;
@@ -39,12 +40,20 @@ pub const FAIL_POINTS: &[&str] = &[
     "accept:committed",
     "apply:commit",
     "apply:committed",
+    "dead_letter:commit",
+    "dead_letter:committed",
+    "discard:commit",
+    "discard:committed",
     "inbox:consumed",
+    "redrive:commit",
+    "redrive:committed",
     "relay:commit",
     "relay:committed",
     "relay:published",
     "republish:commit",
     "republish:committed",
+    "undeliverable:commit",
+    "undeliverable:committed",
 ];
 
 /// Runs the service until it is told to stop.
@@ -90,7 +99,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         writer.run(server_stopped).await;
         Ok(())
     });
-    routes.replace(http::with_common_routes(api::routes(store.clone(), acceptor), health, metrics));
+    let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
+    let routes_now = api::routes(store.clone(), acceptor, letters.clone());
+    routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(
         Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
@@ -102,11 +113,12 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     );
     lifecycle.work(
         Republisher::new(store.clone(), clock.clone(), outbox_ready, config.republish_after()),
-        Schedule::polled("republisher", Duration::from_secs(1), database),
+        Schedule::polled("republisher", Duration::from_secs(1), database.clone()),
     );
+    lifecycle.work(Census { letters: letters.clone() }, Schedule::polled("census", Duration::from_secs(2), database));
 
     let consumer = Subscriber::new(store.clone(), clock);
-    let inbox = Inbox { bus, topic: Topic::Results, streams: config.pubsub.streams, created, consumer };
+    let inbox = Inbox { bus, topic: Topic::Results, streams: config.pubsub.streams, created, consumer, letters };
     let shutdown = lifecycle.shutdown();
     lifecycle.spawn("subscriber", async {
         inbox.run(shutdown).await;

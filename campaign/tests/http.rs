@@ -17,6 +17,7 @@ use campaign::{api, domain};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use shared::clock::{Clock, from_micros};
+use shared::dead_letter::DeadLetters;
 use shared::event::{GrantCompleted, GrantsSubmitted, ResultEvent};
 use shared::health::Health;
 use shared::http::{MAX_BODY_BYTES, with_common_routes};
@@ -39,6 +40,7 @@ on_both_databases! {
     a_grant_tells_its_history,
     a_closed_database_is_unavailable_for_now,
     concurrent_repeats_get_one_grant,
+    dead_letters_are_served_here_too,
 }
 
 /// The service as it is wired in production, without a socket.
@@ -61,7 +63,7 @@ impl Service {
         let (store, clock) = (open(&place).await, Clock::manual(from_micros(1_700_000_000_000_000)));
         let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
         tokio::spawn(writer.run(CancellationToken::new()));
-        Self { routes: routes(store.clone(), acceptor), store, clock, _place: place }
+        Self { routes: routes(store.clone(), acceptor, &clock), store, clock, _place: place }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -77,9 +79,10 @@ impl Service {
     }
 }
 
-fn routes(store: Store, acceptor: Acceptor) -> Router {
+fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let metrics = PrometheusBuilder::new().build_recorder().handle();
-    with_common_routes(api::routes(store, acceptor), Health::default(), metrics)
+    let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::default());
+    with_common_routes(api::routes(store, acceptor, letters), Health::default(), metrics)
 }
 
 async fn send(routes: &Router, request: Request<Body>) -> Answer {
@@ -443,12 +446,19 @@ async fn concurrent_repeats_get_one_grant(service: Service) {
     assert_eq!(row_counts(&service.store).await, [3, 3, 0, 3]);
 }
 
+async fn dead_letters_are_served_here_too(service: Service) {
+    let answer = service.get("/dead-letters").await;
+    assert_eq!((answer.status, &answer.body), (StatusCode::OK, &json!({"dead_letters": []})));
+    let document = service.get("/openapi.json").await;
+    assert!(document.body["paths"]["/dead-letters/{id}/redrive"]["post"].is_object());
+}
+
 #[tokio::test]
 async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
     let place = Place::sqlite().unwrap();
     let (store, clock) = (open(&place).await, Clock::system());
-    let (acceptor, writer) = acceptor::new(store.clone(), clock, Arc::default(), Duration::from_mins(1));
-    let routes = routes(store.clone(), acceptor.clone());
+    let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
+    let routes = routes(store.clone(), acceptor.clone(), &clock);
     // Nobody takes requests from the queue yet; whoever has queued one and hung up does not take it out again.
     let refused = loop {
         tokio::select! {
@@ -579,7 +589,17 @@ async fn the_openapi_document_is_served() {
     );
     assert_eq!(answer.body["openapi"], "3.1.0");
     let paths: Vec<_> = answer.body["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths, ["/grants/{request_id}", "/status", "/token-request"]);
+    let expected = [
+        "/dead-letters",
+        "/dead-letters/redrive",
+        "/dead-letters/{id}",
+        "/dead-letters/{id}/discard",
+        "/dead-letters/{id}/redrive",
+        "/grants/{request_id}",
+        "/status",
+        "/token-request",
+    ];
+    assert_eq!(paths, expected);
     // Every status that these tests have seen is described.
     let described = |path: &str, method: &str| -> Vec<String> {
         let mut statuses: Vec<_> =

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
@@ -149,6 +150,29 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 
 fn short_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(String::deserialize(deserializer)?.chars().take(MAX_ERROR_CHARS).collect())
+}
+
+/// Why a message cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// It is no JSON object. (Of an array our types would take the first element for the `event_type`.)
+    #[error("a message must be a JSON object")]
+    NoObject,
+    /// It is not JSON, or breaks a rule of one of its fields.
+    #[error(transparent)]
+    Invalid(#[from] serde_json::Error),
+}
+
+/// Reads a message.
+///
+/// # Errors
+///
+/// When it breaks the format.
+pub fn read<E: DeserializeOwned>(data: &[u8]) -> Result<E, Malformed> {
+    if data.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Malformed::NoObject);
+    }
+    Ok(serde_json::from_slice(data)?)
 }
 
 /// What the attributes of a message repeat from its body, so that a subscription can filter and a log can correlate.

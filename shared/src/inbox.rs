@@ -1,7 +1,7 @@
 //! Messages in: received on several streams, handled in batches, acknowledged after the commit.
 //!
-//! A message that no version of this program could handle goes to the dead-letter topic at once, with the reason. When
-//! the database is away the batch is held and tried again: the broker extends its lease, and flow control stops the
+//! A message that no version of this program could handle becomes a dead letter at once, with the reason: see
+//! [`dead_letter`](crate::dead_letter). When the database is away the batch is held and tried again: the broker extends its lease, and flow control stops the
 //! streams, so nothing piles up. A crash at any point delivers the message again.
 
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::db;
-use crate::event::AttributeMap;
+use crate::dead_letter::{DELIVERIES_ATTRIBUTE, DeadLetters, Failure, Reason, Source};
+use crate::event;
 use crate::fail_point;
-use crate::pubsub::{self, Bus, Delivery, Message, Receiver, Topic};
+use crate::pubsub::{Bus, Delivery, Receiver, Topic};
 use crate::telemetry::{GOOGLE_TRACEPARENT, TRACEPARENT, TraceParent};
 use crate::worker::backoff;
 
@@ -42,7 +43,7 @@ pub struct Received<E> {
     pub trace: Option<TraceParent>,
 }
 
-/// The receiving side of one subscription.
+/// The receiving side of one subscription, and of what the broker sets aside of it.
 #[derive(Debug)]
 pub struct Inbox<C> {
     /// The broker.
@@ -55,6 +56,8 @@ pub struct Inbox<C> {
     pub created: Arc<Notify>,
     /// What is done with the messages.
     pub consumer: C,
+    /// Where those are kept that cannot be handled.
+    pub letters: DeadLetters,
 }
 
 /// The most messages that one transaction takes in.
@@ -67,105 +70,159 @@ impl<C: Consumer> Inbox<C> {
     /// Receives until `shutdown`; what was received by then is handled and acknowledged, and what is on its way to us
     /// is given back to the broker.
     pub async fn run(self, shutdown: CancellationToken) {
-        let (sender, mut deliveries) = mpsc::channel(BATCH);
-        let mut streams = JoinSet::new();
-        for _ in 0..self.streams {
-            let (bus, created) = (Arc::clone(&self.bus), Arc::clone(&self.created));
-            streams.spawn(pull(bus, self.topic, created, sender.clone(), shutdown.clone()));
-        }
-        drop(sender);
-
-        let mut batch = Vec::with_capacity(BATCH);
-        while deliveries.recv_many(&mut batch, BATCH).await > 0 {
-            self.handle(std::mem::take(&mut batch), &shutdown).await;
-        }
-        // All at once: what one stream gives back must not be handed to another that is about to stop.
-        join_all(streams.join_all().await.into_iter().flatten().map(Receiver::stop)).await;
+        let collector = Collector {
+            bus: Arc::clone(&self.bus),
+            topic: self.topic,
+            created: Arc::clone(&self.created),
+            letters: self.letters.clone(),
+        };
+        tokio::join!(self.receive(&shutdown), collector.run(&shutdown));
     }
 
-    /// Handles one batch: each delivery is acknowledged after its effect is committed, or its dead letter is published.
+    async fn receive(&self, shutdown: &CancellationToken) {
+        let mut streams = Streams::open(&self.bus, self.topic, self.streams, &self.created, shutdown);
+        while let Some(batch) = streams.next().await {
+            self.handle(batch, shutdown).await;
+        }
+        streams.close().await;
+    }
+
+    /// Handles one batch: each delivery is acknowledged after its effect, or its dead letter, is committed.
     pub async fn handle(&self, deliveries: Vec<Delivery>, shutdown: &CancellationToken) {
         metrics::counter!("messages_received_total", "topic" => self.topic.name()).increment(deliveries.len() as u64);
         let mut malformed = Vec::new();
         let mut good = Vec::with_capacity(deliveries.len());
         let mut events = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
-            match serde_json::from_slice(&delivery.message.data) {
+            match event::read(&delivery.message.data) {
                 Ok(event) => {
                     events.push(Received { event, trace: trace_of(&delivery) });
                     good.push(delivery);
                 }
-                Err(error) => malformed.push((delivery, format!("malformed: {error}"))),
+                Err(error) => malformed.push((delivery, Reason::Malformed, error.to_string())),
             }
         }
-        self.handle_good(good, events, shutdown).await;
-        join_all(malformed.into_iter().map(|(delivery, reason)| self.bury(delivery, reason))).await;
+        let refused = self.handle_good(good, events, shutdown).await;
+        malformed.extend(refused);
+        bury(&self.letters, self.topic, Source::Subscription, malformed, shutdown).await;
     }
 
+    /// Returns what the database refuses.
     async fn handle_good(
         &self,
         deliveries: Vec<Delivery>,
         events: Vec<Received<C::Event>>,
         shutdown: &CancellationToken,
-    ) {
+    ) -> Vec<(Delivery, Reason, String)> {
+        let mut refused = Vec::new();
         match self.commit(&events, shutdown).await {
             Ok(()) => {
                 fail_point::reach("inbox:consumed").await;
-                return deliveries.into_iter().for_each(Delivery::ack);
+                deliveries.into_iter().for_each(Delivery::ack);
+                return refused;
             }
-            Err(Refused::Shutdown) => return,
+            Err(Refused::Shutdown) => return refused,
             Err(Refused::Data(_)) => {}
         }
         // Some row was refused. Alone, each shows whether it was the one.
         for (delivery, event) in deliveries.into_iter().zip(events) {
             match self.commit(std::slice::from_ref(&event), shutdown).await {
                 Ok(()) => delivery.ack(),
-                Err(Refused::Data(reason)) => self.bury(delivery, format!("refused by the store: {reason}")).await,
-                Err(Refused::Shutdown) => return,
+                Err(Refused::Data(reason)) => refused.push((delivery, Reason::Refused, reason)),
+                Err(Refused::Shutdown) => break,
             }
         }
+        refused
     }
 
-    /// Commits, waiting for the database if need be.
     async fn commit(&self, events: &[Received<C::Event>], shutdown: &CancellationToken) -> Result<(), Refused> {
         if events.is_empty() {
             return Ok(());
         }
-        let mut pauses = backoff();
-        loop {
-            match self.consumer.consume(events).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_data() => return Err(Refused::Data(error.to_string())),
-                Err(error) => tracing::warn!(topic = self.topic.name(), %error, "messages wait for the database"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5))) => {}
-                () = shutdown.cancelled() => return Err(Refused::Shutdown),
+        let mut patience = Patience::new(self.topic, shutdown);
+        while let Err(error) = self.consumer.consume(events).await {
+            patience.after(error).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The dead letters that the broker sets aside by itself, a topic's: those that were delivered too often without an
+/// answer.
+#[derive(Debug)]
+pub struct Collector {
+    /// The broker.
+    pub bus: Arc<dyn Bus>,
+    /// Whose dead letters are received.
+    pub topic: Topic,
+    /// Notified when the subscription may have come into existence.
+    pub created: Arc<Notify>,
+    /// Where they are kept.
+    pub letters: DeadLetters,
+}
+
+impl Collector {
+    /// Receives until `shutdown`, as [`Inbox::run`] does.
+    async fn run(&self, shutdown: &CancellationToken) {
+        let Some(topic) = self.topic.dead_letters() else { return };
+        let mut streams = Streams::open(&self.bus, topic, 1, &self.created, shutdown);
+        while let Some(batch) = streams.next().await {
+            self.handle(batch, shutdown).await;
+        }
+        streams.close().await;
+    }
+
+    /// Handles one batch: each delivery is acknowledged after its dead letter is committed.
+    pub async fn handle(&self, deliveries: Vec<Delivery>, shutdown: &CancellationToken) {
+        let exhausted = deliveries.into_iter().map(|delivery| {
+            let times = delivery.message.attributes.get(DELIVERIES_ATTRIBUTE);
+            let detail = times.map_or_else(
+                || "moved to the dead-letter topic".to_owned(),
+                |times| format!("delivered {times} times without an answer"),
+            );
+            (delivery, Reason::Exhausted, detail)
+        });
+        bury(&self.letters, self.topic, Source::DeadLetterTopic, exhausted.collect(), shutdown).await;
+    }
+}
+
+/// Commits dead letters, then acknowledges them.
+async fn bury(
+    letters: &DeadLetters,
+    topic: Topic,
+    source: Source,
+    dead: Vec<(Delivery, Reason, String)>,
+    shutdown: &CancellationToken,
+) {
+    if dead.is_empty() {
+        return;
+    }
+    let failures: Vec<_> = dead
+        .iter()
+        .map(|(delivery, reason, detail)| Failure {
+            topic,
+            source,
+            message_id: delivery.message_id.clone(),
+            published_at: delivery.published_at,
+            data: delivery.message.data.clone(),
+            attributes: delivery.message.attributes.clone(),
+            reason: *reason,
+            detail: detail.clone(),
+        })
+        .collect();
+    let mut patience = Patience::new(topic, shutdown);
+    while let Err(error) = letters.commit(&failures).await {
+        match patience.after(error).await {
+            Ok(()) => {}
+            Err(Refused::Shutdown) => return,
+            Err(Refused::Data(error)) => {
+                tracing::error!(%topic, error, "dead letters cannot be kept, and are given back to the broker");
+                return;
             }
         }
     }
-
-    async fn bury(&self, delivery: Delivery, reason: String) {
-        match self.set_aside(&delivery.message, &reason).await {
-            Ok(()) => {
-                let request_id = delivery.message.attributes.get("request_id");
-                tracing::warn!(topic = self.topic.name(), request_id, reason, "message moved to the dead-letter topic");
-                delivery.ack();
-            }
-            Err(error) => tracing::warn!(topic = self.topic.name(), %error, "dead letter waits for the broker"),
-        }
-    }
-
-    /// Publishes a message that can never be handled on the topic of dead letters, with the reason.
-    async fn set_aside(&self, message: &Message, reason: &str) -> Result<(), pubsub::Error> {
-        // Pub/Sub takes 100 attributes, values of up to 1024 bytes.
-        let mut attributes: AttributeMap = message.attributes.clone().into_iter().take(98).collect();
-        attributes.insert("dead_letter_reason".to_owned(), reason.chars().take(256).collect());
-        let message = Message { data: message.data.clone(), attributes };
-        let Some(dead_letters) = self.topic.dead_letters() else { return Ok(()) };
-        let outcomes = self.bus.publish(dead_letters, vec![message]).await;
-        metrics::counter!("messages_dead_lettered_total", "topic" => self.topic.name()).increment(1);
-        outcomes.into_iter().collect()
+    for (delivery, ..) in dead {
+        delivery.ack();
     }
 }
 
@@ -174,8 +231,62 @@ enum Refused {
     Shutdown,
 }
 
+/// Waits for the database, if need be.
+struct Patience<'a> {
+    topic: Topic,
+    shutdown: &'a CancellationToken,
+    pauses: backon::ExponentialBackoff,
+}
+
+impl<'a> Patience<'a> {
+    fn new(topic: Topic, shutdown: &'a CancellationToken) -> Self {
+        Self { topic, shutdown, pauses: backoff() }
+    }
+
+    /// After a commit that failed: returns when it is to be tried again, if that makes sense.
+    async fn after(&mut self, error: db::Error) -> Result<(), Refused> {
+        if error.is_data() {
+            return Err(Refused::Data(error.to_string()));
+        }
+        tracing::warn!(topic = self.topic.name(), %error, "messages wait for the database");
+        tokio::select! {
+            () = tokio::time::sleep(self.pauses.next().unwrap_or(Duration::from_secs(5))) => Ok(()),
+            () = self.shutdown.cancelled() => Err(Refused::Shutdown),
+        }
+    }
+}
+
 fn trace_of(delivery: &Delivery) -> Option<TraceParent> {
     [TRACEPARENT, GOOGLE_TRACEPARENT].into_iter().find_map(|name| delivery.message.attributes.get(name)?.parse().ok())
+}
+
+/// The open streams of one subscription.
+struct Streams {
+    deliveries: mpsc::Receiver<Delivery>,
+    tasks: JoinSet<Option<Receiver>>,
+}
+
+impl Streams {
+    fn open(bus: &Arc<dyn Bus>, topic: Topic, count: u8, created: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
+        let (sender, deliveries) = mpsc::channel(BATCH);
+        let mut tasks = JoinSet::new();
+        for _ in 0..count {
+            tasks.spawn(pull(Arc::clone(bus), topic, Arc::clone(created), sender.clone(), shutdown.clone()));
+        }
+        Self { deliveries, tasks }
+    }
+
+    /// What has arrived, in batches; `None` after the shutdown.
+    async fn next(&mut self) -> Option<Vec<Delivery>> {
+        let mut batch = Vec::with_capacity(BATCH);
+        let received = self.deliveries.recv_many(&mut batch, BATCH).await;
+        (received > 0).then_some(batch)
+    }
+
+    /// All at once: what one stream gives back must not be handed to another that is about to stop.
+    async fn close(self) {
+        join_all(self.tasks.join_all().await.into_iter().flatten().map(Receiver::stop)).await;
+    }
 }
 
 /// Moves messages from one stream to the inbox, opening the stream again whenever it ends. Returns the stream that is

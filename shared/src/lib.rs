@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod db;
+pub mod dead_letter;
 pub mod event;
 pub mod fail_point;
 pub mod health;

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 pub use google::PubSub;
 use google_cloud_gax::error::rpc::Code;
+use serde::{Serialize, Serializer};
 pub use topology::Keeper;
 
 use crate::event::AttributeMap;
@@ -91,6 +93,9 @@ impl Topic {
     /// All topics.
     pub const ALL: [Self; 4] = [Self::Requests, Self::Results, Self::DeadRequests, Self::DeadResults];
 
+    /// Those that messages are published on; the others have what became of some.
+    pub const LIVE: [Self; 2] = [Self::Requests, Self::Results];
+
     /// The topic's name within its project. Its subscription is `{name}-sub`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -116,6 +121,12 @@ impl Topic {
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl Serialize for Topic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -167,9 +178,20 @@ impl Error {
     /// Whether a topic or subscription does not exist (any more).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
+        self.has_code(Code::NotFound)
+    }
+
+    /// Whether the broker refuses the message or the request as such, so that the same again cannot succeed. It may have
+    /// been another message of the same request that it refused.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.has_code(Code::InvalidArgument)
+    }
+
+    fn has_code(&self, code: Code) -> bool {
         match self {
-            Self::Call(error) => has_code(error, Code::NotFound),
-            Self::Publish(google_cloud_pubsub::error::PublishError::Rpc(error)) => has_code(error, Code::NotFound),
+            Self::Call(error) => has_code(error, code),
+            Self::Publish(google_cloud_pubsub::error::PublishError::Rpc(error)) => has_code(error, code),
             _ => false,
         }
     }
@@ -238,6 +260,10 @@ impl Receiver {
 pub struct Delivery {
     /// What was published.
     pub message: Message,
+    /// The broker's id of it: with `published_at`, the same at each delivery, and no other message's.
+    pub message_id: String,
+    /// When it was published.
+    pub published_at: DateTime<Utc>,
     acknowledge: Box<dyn FnOnce() + Send>,
 }
 
@@ -248,9 +274,15 @@ impl fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// A message, and what acknowledges it; dropping that gives the message back.
-    pub fn new(message: Message, acknowledge: impl FnOnce() + Send + 'static) -> Self {
-        Self { message, acknowledge: Box::new(acknowledge) }
+    /// A message, the broker's id of it, when it was published, and what acknowledges it; dropping that gives the message
+    /// back.
+    pub fn new(
+        message: Message,
+        message_id: String,
+        published_at: DateTime<Utc>,
+        acknowledge: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self { message, message_id, published_at, acknowledge: Box::new(acknowledge) }
     }
 
     /// It is done: its effect is committed.

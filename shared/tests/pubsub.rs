@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use shared::clock::{Clock, from_micros};
 use shared::db::{self, Database};
+use shared::dead_letter::{DeadLetter, DeadLetters, Failure, Filter, Page, Reason, Selection, Source, State};
 use shared::event::{GrantRequested, RequestEvent, TokenType};
 use shared::health::Health;
 use shared::inbox::{Consumer, Inbox, Received};
@@ -38,6 +40,8 @@ on_both_databases! {
     the_relay_creates_topics_that_are_missing,
     the_relay_takes_no_more_than_a_batch_a_step,
     the_relay_keeps_everything_while_the_broker_is_away,
+    a_message_that_the_broker_refuses_for_good_holds_up_nobody,
+    a_redriven_message_is_published_as_it_was,
 }
 
 async fn connect(project: &str, emulator: &str) -> Arc<dyn Bus> {
@@ -192,7 +196,32 @@ impl Consumer for Ledger {
 }
 
 fn inbox(bus: &Arc<dyn Bus>, consumer: &Ledger) -> Inbox<Ledger> {
-    Inbox { bus: bus.clone(), topic: Topic::Requests, streams: 2, created: Arc::default(), consumer: consumer.clone() }
+    Inbox {
+        bus: bus.clone(),
+        topic: Topic::Requests,
+        streams: 2,
+        created: Arc::default(),
+        consumer: consumer.clone(),
+        letters: letters(&consumer.database),
+    }
+}
+
+fn letters(database: &Database) -> DeadLetters {
+    DeadLetters::new(database.clone(), Clock::system(), Arc::default())
+}
+
+/// Waits for so many dead letters; the oldest first, each with its body.
+async fn dead_letters(database: &Database, count: usize) -> Vec<(DeadLetter, Bytes)> {
+    let letters = letters(database);
+    let page = Page { limit: 500, before: None };
+    let listed = || async { Some(letters.list(Filter::default(), page).await.unwrap()).filter(|l| l.len() >= count) };
+    let mut dead = Vec::new();
+    for letter in until_some(SOON, "the dead letters", listed).await.unwrap().into_iter().rev() {
+        let payload = letters.payload(letter.id).await.unwrap().unwrap();
+        dead.push((letter, payload));
+    }
+    assert_eq!(dead.len(), count);
+    dead
 }
 
 /// An inbox that runs, and how to stop it.
@@ -312,36 +341,107 @@ async fn a_malformed_message_is_set_aside_at_once_with_its_reason_and_attributes
     let Project { bus, witness } = Project::eager().await;
     let ledger = Ledger::open().await;
     let running = Running::start(inbox(&bus, &ledger));
-    let broken = [
-        &b"no JSON"[..],
-        b"",
-        b"{\"event_type\":\"token.grant.cancelled\"}",
-        b"\xff\xfe",
-        br#"{"event_type":"token.grant.requested","user_id":"","campaign_id":"c","token_amount":1,"token_type":"ERC20",
-            "request_id":"r","timestamp":"2026-01-02T03:04:05Z"}"#,
+    let good = String::from_utf8(message("r").data.to_vec()).unwrap();
+    let broken: Vec<(Vec<u8>, &str)> = vec![
+        (b"no JSON".into(), "must be a JSON object"),
+        (b"".into(), "must be a JSON object"),
+        (b"\xff\xfe".into(), "must be a JSON object"),
+        (b"{\xff}".into(), "key must be a string"),
+        (format!("[\"token.grant.requested\",{good}]").into(), "must be a JSON object"),
+        (b"{\"event_type\":\"token.grant.cancelled\"}".into(), "unknown variant"),
+        (good.replace("event_type", "type").into(), "missing field `event_type`"),
+        (good.replace("100", "1e400").into(), "number out of range"),
+        (good.replace("100", "18446744073709551616").into(), "invalid type"),
+        (good.replace("100", "\"100\"").into(), "invalid type"),
+        (good.replace("\"retry_count\":0", "\"retry_count\":-1").into(), "invalid value"),
+        (good.replace("\"r\"", "\"\"").into(), "must not be blank"),
+        (format!("{{\"x\":{}", "[".repeat(100_000)).into(), "recursion limit"),
+        (format!("{good}{good}").into(), "trailing characters"),
     ];
-    for body in broken {
+    for (body, _) in &broken {
         witness.publish(REQUESTS, body, &[("request_id", "of-the-attributes"), ("theirs", "ü")]).await.unwrap();
     }
     publish(&bus, &["good"]).await;
 
-    let mut set_aside = Vec::new();
-    while set_aside.len() < broken.len() {
-        let message = pull_one(&witness, DEAD_LETTER_SUB).await;
-        witness.acknowledge(DEAD_LETTER_SUB, std::slice::from_ref(&message)).await.unwrap();
-        assert!(message.attributes["dead_letter_reason"].starts_with("malformed: "), "{:?}", message.attributes);
-        assert_eq!((&*message.attributes["request_id"], &*message.attributes["theirs"]), ("of-the-attributes", "ü"));
-        set_aside.push(message.data);
+    let dead = dead_letters(&ledger.database, broken.len()).await;
+    for (body, detail) in &broken {
+        let (letter, _) = dead.iter().find(|(_, payload)| payload == body).unwrap();
+        assert_eq!(
+            (letter.reason, letter.source, letter.state),
+            (Reason::Malformed, Source::Subscription, State::Open)
+        );
+        assert!(letter.detail.contains(detail), "{detail}: {}", letter.detail);
+        assert_eq!((&*letter.attributes["request_id"], &*letter.attributes["theirs"]), ("of-the-attributes", "ü"));
+        assert_eq!(letter.request_id.as_deref(), Some("of-the-attributes"));
     }
-    set_aside.sort();
-    let mut expected = broken.map(<[u8]>::to_vec);
-    expected.sort();
-    assert_eq!(set_aside, expected);
+    let ids: std::collections::BTreeSet<_> = dead.iter().map(|(letter, _)| &letter.message_id).collect();
+    assert_eq!(ids.len(), broken.len());
 
     ledger.holds(1).await;
     running.stop().await;
     assert_eq!(ledger.times().await, BTreeMap::from([("good".to_owned(), 1)]));
     assert_eq!(left_over(&bus, &witness).await, [""; 0], "nothing goes in circles");
+    assert!(witness.pull(DEAD_LETTER_SUB, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_of_ten_megabytes_is_cut_and_holds_up_nobody() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    let running = Running::start(inbox(&bus, &ledger));
+    witness.publish(REQUESTS, &vec![b'x'; 9_900_000], &[]).await.unwrap();
+    publish(&bus, &["good"]).await;
+    let (letter, payload) = dead_letters(&ledger.database, 1).await.remove(0);
+    assert_eq!((letter.payload_bytes, letter.payload_truncated), (9_900_000, true));
+    assert_eq!(payload.len(), 256 * 1024);
+    ledger.holds(1).await;
+    running.stop().await;
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+/// As after a crash between the commit of the dead letter and the acknowledgement.
+#[tokio::test]
+async fn a_dead_letter_that_was_not_acknowledged_is_one_row() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    witness.publish(REQUESTS, b"no JSON", &[]).await.unwrap();
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    let first = deliveries(&mut receiver, 1).await.remove(0);
+    let (id, published_at) = (first.message_id.clone(), first.published_at);
+    assert!(!id.is_empty() && published_at > from_micros(1_700_000_000_000_000), "{first:?}");
+    let lost = Delivery::new(first.message.clone(), id.clone(), published_at, || {});
+    inbox(&bus, &ledger).handle(vec![lost], &CancellationToken::new()).await;
+    drop(first);
+    receiver.stop().await;
+
+    let mut receiver = bus.receive(Topic::Requests, 10);
+    let second = deliveries(&mut receiver, 1).await;
+    assert_eq!((&second[0].message_id, second[0].published_at), (&id, published_at));
+    inbox(&bus, &ledger).handle(second, &CancellationToken::new()).await;
+    receiver.stop().await;
+    let (letter, _) = dead_letters(&ledger.database, 1).await.remove(0);
+    assert_eq!((letter.attempts, letter.message_id), (1, id));
+    assert_eq!(left_over(&bus, &witness).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_the_broker_has_set_aside_is_kept_too() {
+    let Project { bus, witness } = Project::eager().await;
+    let ledger = Ledger::open().await;
+    let running = Running::start(inbox(&bus, &ledger));
+    let body = message("r-1").data;
+    let deliveries = [("CloudPubSubDeadLetterSourceDeliveryCount", "100")];
+    witness.publish("token-grant-requests-dead-letter", &body, &deliveries).await.unwrap();
+    let (letter, payload) = dead_letters(&ledger.database, 1).await.remove(0);
+    assert_eq!(
+        (letter.topic, letter.reason, letter.source),
+        (Topic::Requests, Reason::Exhausted, Source::DeadLetterTopic)
+    );
+    assert_eq!((payload, &*letter.detail), (body, "delivered 100 times without an answer"));
+    assert_eq!(letter.request_id.as_deref(), Some("r-1"));
+    running.stop().await;
+    assert_eq!(ledger.calls(), 0);
+    assert!(witness.pull(DEAD_LETTER_SUB, 1).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -357,13 +457,11 @@ async fn a_message_that_the_store_refuses_is_set_aside_alone() {
     let each_once = ["a", "b", "c"].map(|id| (id.to_owned(), 1));
     assert_eq!(ledger.times().await, BTreeMap::from(each_once));
     let mut set_aside = Vec::new();
-    while set_aside.len() < 2 {
-        let message = pull_one(&witness, DEAD_LETTER_SUB).await;
-        witness.acknowledge(DEAD_LETTER_SUB, std::slice::from_ref(&message)).await.unwrap();
-        let reason = &message.attributes["dead_letter_reason"];
-        assert!(reason.contains("refused by the store") && reason.contains("ledger_refuses"), "{reason}");
-        assert_eq!(message.attributes["campaign_id"], "summer");
-        set_aside.push(message.attributes["request_id"].clone());
+    for (letter, _) in dead_letters(&ledger.database, 2).await {
+        assert_eq!(letter.reason, Reason::Refused);
+        assert!(letter.detail.contains("ledger_refuses"), "{}", letter.detail);
+        assert_eq!(letter.attributes["campaign_id"], "summer");
+        set_aside.push(letter.request_id.unwrap());
     }
     set_aside.sort();
     assert_eq!(set_aside, ["refused-1", "refused-2"]);
@@ -568,4 +666,62 @@ async fn the_relay_keeps_everything_while_the_broker_is_away(place: Place) {
     }
     arrived.sort();
     assert_eq!(arrived, ["r-1", "r-2", "r-3"]);
+}
+
+async fn a_message_that_the_broker_refuses_for_good_holds_up_nobody(place: Place) {
+    let Project { bus, witness } = Project::eager().await;
+    let database = open(&place).await;
+    enqueue(&database, (0..20).map(|number| format!("before-{number}"))).await;
+    // Pub/Sub takes no message that is empty altogether.
+    change(
+        &database,
+        "insert into outbox (id, topic, request_id, data, attributes, created_at)
+         values ('018c0000-0000-7000-8000-000000000000', 'token-grant-requests', null, '', '{}', 7)",
+    )
+    .await;
+    enqueue(&database, (0..20).map(|number| format!("behind-{number}"))).await;
+    let relay = relay(&database, &bus);
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
+    let mut arrived = std::collections::BTreeSet::new();
+    while arrived.len() < 40 {
+        let message = pull_one(&witness, REQUESTS_SUB).await;
+        witness.acknowledge(REQUESTS_SUB, std::slice::from_ref(&message)).await.unwrap();
+        arrived.insert(message.attributes["request_id"].clone());
+    }
+
+    let (letter, payload) = dead_letters(&database, 1).await.remove(0);
+    assert_eq!((letter.reason, letter.source, payload.len()), (Reason::Undeliverable, Source::Outbox, 0));
+    assert_eq!((letter.topic, &*letter.message_id), (Topic::Requests, "018c0000-0000-7000-8000-000000000000"));
+    assert!(letter.detail.starts_with("the broker refuses it: "), "{}", letter.detail);
+    assert_eq!(letter.published_at, from_micros(7));
+
+    // Redriven it has attributes, which is enough.
+    letters(&database).redrive(&Selection::These(vec![letter.id])).await.unwrap();
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    let message = pull_one(&witness, REQUESTS_SUB).await;
+    assert_eq!((message.data.len(), &*message.attributes["dead_letter_attempt"]), (0, "2"));
+    assert_eq!(message.attributes["dead_letter_id"], letter.id.to_string());
+}
+
+async fn a_redriven_message_is_published_as_it_was(place: Place) {
+    let Project { bus, witness } = Project::eager().await;
+    let database = open(&place).await;
+    let body = b"\xff\0\xfe not JSON";
+    let failure = Failure {
+        topic: Topic::Requests,
+        source: Source::Subscription,
+        message_id: "1".to_owned(),
+        published_at: from_micros(0),
+        data: Bytes::from_static(body),
+        attributes: [("theirs".to_owned(), "ü".to_owned())].into(),
+        reason: Reason::Malformed,
+        detail: "not JSON".to_owned(),
+    };
+    letters(&database).commit(&[failure]).await.unwrap();
+    letters(&database).redrive(&Selection::All(Filter::default())).await.unwrap();
+    let relay = relay(&database, &bus);
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    let message = pull_one(&witness, REQUESTS_SUB).await;
+    assert_eq!((&*message.data, &*message.attributes["theirs"]), (&body[..], "ü"));
 }

@@ -210,6 +210,14 @@ impl CampaignClient {
     pub async fn get(&self, path: &str) -> Result<Answer> {
         answer(self.client.get(format!("{}{path}", self.base))).await
     }
+
+    /// Any path, by POST, with a JSON body.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        answer(self.client.post(format!("{}{path}", self.base)).json(body)).await
+    }
 }
 
 /// The blockchain service.
@@ -250,6 +258,14 @@ impl BlockchainClient {
     /// When the service does not answer.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         answer(self.client.get(format!("{}{path}", self.base))).await
+    }
+
+    /// Any path, by POST, with a JSON body.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        answer(self.client.post(format!("{}{path}", self.base)).json(body)).await
     }
 }
 

@@ -87,8 +87,23 @@ impl Pubsub {
     /// # Errors
     /// When the emulator refuses.
     pub async fn create_subscription(&self, topic: &str, subscription: &str) -> Result<()> {
-        let topic = format!("projects/{}/topics/{topic}", self.project);
-        self.put(&self.url("subscriptions", subscription), &json!({"topic": topic})).await
+        self.put(&self.url("subscriptions", subscription), &json!({"topic": self.topic(topic)})).await
+    }
+
+    /// The same, with a dead-letter policy: after `attempts` deliveries (at least 5) a message moves to `dead_letters`.
+    ///
+    /// # Errors
+    /// When the emulator refuses.
+    pub async fn create_subscription_with_dead_letters(
+        &self,
+        topic: &str,
+        subscription: &str,
+        dead_letters: &str,
+        attempts: u32,
+    ) -> Result<()> {
+        let policy = json!({"deadLetterTopic": self.topic(dead_letters), "maxDeliveryAttempts": attempts});
+        let body = json!({"topic": self.topic(topic), "deadLetterPolicy": policy});
+        self.put(&self.url("subscriptions", subscription), &body).await
     }
 
     /// Deletes a topic or subscription (`kind` is `topics` or `subscriptions`), as an emulator that lost it would have.
@@ -139,6 +154,17 @@ impl Pubsub {
         Ok(())
     }
 
+    /// Gives pulled messages back, to be delivered again.
+    ///
+    /// # Errors
+    /// When the emulator refuses.
+    pub async fn give_back(&self, subscription: &str, messages: &[Message]) -> Result<()> {
+        let ids: Vec<&str> = messages.iter().map(|message| message.ack_id.as_str()).collect();
+        let url = format!("{}:modifyAckDeadline", self.url("subscriptions", subscription));
+        let _: Value = self.post(&url, &json!({"ackIds": ids, "ackDeadlineSeconds": 0})).await?;
+        Ok(())
+    }
+
     async fn list(&self, kind: &str) -> Result<Vec<String>> {
         let url = format!("{}/projects/{}/{kind}?pageSize=1000", self.base, self.project);
         let listed: Value = self.client.get(url).send().await?.error_for_status()?.json().await?;
@@ -176,6 +202,10 @@ impl Pubsub {
             bail!("POST {url}: {status} {text}");
         }
         serde_json::from_str(&text).with_context(|| format!("POST {url} answered {text}"))
+    }
+
+    fn topic(&self, name: &str) -> String {
+        format!("projects/{}/topics/{name}", self.project)
     }
 
     fn url(&self, kind: &str, name: &str) -> String {

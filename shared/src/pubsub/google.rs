@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::DateTime;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::retry_policy::RetryPolicyExt;
 use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
@@ -14,6 +15,7 @@ use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 
 use super::{Bus, Delivery, Error, Message, Receiver, Topic};
+use crate::clock::from_micros;
 
 /// A connection to Pub/Sub; clones share it.
 #[derive(Clone)]
@@ -38,6 +40,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the broker waits for a word from us before it delivers a message again: the least that it takes.
 const LEASE: Duration = Duration::from_secs(10);
+
+/// The most bytes of one stream that are unanswered at a time; a message that is larger comes alone.
+const OUTSTANDING_BYTES: i64 = 8 * 1024 * 1024;
 
 impl PubSub {
     /// Connects to the emulator at `emulator` (`host:port`) or, without one, to Google Cloud with application default
@@ -125,6 +130,8 @@ impl Bus for PubSub {
             .subscriber
             .subscribe(self.subscription(topic))
             .set_max_outstanding_messages(outstanding)
+            // Messages have up to 10 MB, and strangers may publish them.
+            .set_max_outstanding_bytes(OUTSTANDING_BYTES)
             // What we hold when we are killed is delivered to others after this long. It is extended while we live.
             .set_max_lease_extension(LEASE)
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
@@ -132,8 +139,13 @@ impl Bus for PubSub {
         let token = messages.shutdown_token();
         let deliveries = futures::stream::try_unfold(messages, async |mut messages| {
             let Some((message, handler)) = messages.next().await.transpose()? else { return Ok(None) };
+            let published_at = message.publish_time.map_or_else(DateTime::default, |time| {
+                let micros = time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1000;
+                from_micros(micros)
+            });
+            let id = message.message_id;
             let message = Message { data: message.data, attributes: message.attributes.into_iter().collect() };
-            Ok(Some((Delivery::new(message, move || handler.ack()), messages)))
+            Ok(Some((Delivery::new(message, id, published_at, move || handler.ack()), messages)))
         });
         Receiver::new(deliveries, async move { token.shutdown().await })
     }

@@ -6,6 +6,7 @@
 
 mod configuration;
 mod crashes;
+mod dead_letters;
 mod harness;
 mod messages;
 mod outages;
