@@ -83,7 +83,7 @@ for topic in token-grant-requests token-grant-results; do
     is "subscription $topic-sub, with a dead-letter topic" 200 'deadLetterTopic'
 done
 
-# Dead letters
+# Dead letters and grants that need attention
 
 for service in "$campaign" "$blockchain"; do
     call GET "$service/dead-letters?limit=1"
@@ -93,6 +93,8 @@ for service in "$campaign" "$blockchain"; do
     call POST "$service/dead-letters/redrive"
     is "$service asks which dead letters are meant" 400 '"ids"'
 done
+call GET "$campaign/needs-attention?limit=1"
+is 'the campaign service lists the grants that need attention' 200 '"total"'
 
 # One grant, from request to minted
 

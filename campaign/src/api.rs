@@ -1,8 +1,11 @@
 //! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
 
 mod grant;
+mod needs_attention;
 mod status;
 mod token_request;
+
+use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -20,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::acceptor::Acceptor;
+use crate::republisher::Republisher;
 use crate::store::Store;
 
 #[derive(OpenApi)]
@@ -37,6 +41,7 @@ struct Context {
     store: Store,
     acceptor: Acceptor,
     letters: DeadLetters,
+    republisher: Arc<Republisher>,
 }
 
 impl FromRef<Context> for Store {
@@ -57,12 +62,18 @@ impl FromRef<Context> for DeadLetters {
     }
 }
 
+impl FromRef<Context> for Arc<Republisher> {
+    fn from_ref(context: &Context) -> Self {
+        Self::clone(&context.republisher)
+    }
+}
+
 /// The routes of the campaign service.
-pub fn routes(store: Store, acceptor: Acceptor, letters: DeadLetters) -> Router {
+pub fn routes(store: Store, acceptor: Acceptor, letters: DeadLetters, republisher: Arc<Republisher>) -> Router {
     let (router, mut document) = documented().split_for_parts();
     complete(&mut document);
     router
-        .with_state(Context { store, acceptor, letters })
+        .with_state(Context { store, acceptor, letters, republisher })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
 }
@@ -72,6 +83,9 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(token_request::handle))
         .routes(routes!(status::handle))
         .routes(routes!(grant::handle))
+        .routes(routes!(needs_attention::list))
+        .routes(routes!(needs_attention::republish_one))
+        .routes(routes!(needs_attention::republish_all))
         .merge(dead_letter::api::routes())
 }
 

@@ -8,6 +8,8 @@ use secrecy::SecretString;
 use shared::pubsub;
 use shared::telemetry::LogFormat;
 
+use crate::domain::Patience;
+
 /// Accepts token-grant requests over HTTP and shows their status.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "campaign", version)]
@@ -29,6 +31,10 @@ pub struct Config {
     #[arg(long, env = "REPUBLISH_AFTER_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub republish_after_seconds: u64,
 
+    /// How often a request is published again, until its grant needs the attention of an operator: by default for a day.
+    #[arg(long, env = "REPUBLISH_LIMIT", default_value_t = 28, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub republish_limit: u32,
+
     /// Seconds that work under way has to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub shutdown_deadline_seconds: u64,
@@ -39,10 +45,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// How long a grant waits for its result before it is published again.
+    /// How long a grant waits for its result, and how often it is published again.
     #[must_use]
-    pub fn republish_after(&self) -> Duration {
-        Duration::from_secs(self.republish_after_seconds)
+    pub fn patience(&self) -> Patience {
+        Patience { first_wait: Duration::from_secs(self.republish_after_seconds), limit: self.republish_limit }
     }
 
     /// How long shutting down may take.

@@ -1,9 +1,12 @@
 //! What a grant is and how its state moves. No I/O, no clock, no randomness.
 
+mod patience;
+
 use std::collections::HashMap;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+pub use patience::Patience;
 use serde::{Deserialize, Serialize};
 use shared::event::{GrantRequested, ResultEvent, TokenType};
 use shared::id::{CampaignId, IdempotencyKey, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
@@ -65,6 +68,13 @@ pub struct Grant {
     pub error_message: Option<String>,
     /// How often the request was published again for want of a result.
     pub retry_count: u32,
+    #[serde(skip)]
+    /// `retry_count` when the present round of publishing began.
+    pub round_began: u32,
+    /// Since when somebody should look at it, UTC: it was published as often as is allowed, and no result came. It may
+    /// still be paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_attention_since: Option<DateTime<Utc>>,
     #[serde(skip)]
     /// The trace of the HTTP request that asked for it.
     pub trace: Option<TraceParent>,
@@ -205,6 +215,8 @@ impl Grant {
             error_code: None,
             error_message: None,
             retry_count: 0,
+            round_began: 0,
+            needs_attention_since: None,
             trace: Some(trace),
             requested_at: now,
             updated_at: now,
@@ -272,6 +284,9 @@ impl Grant {
         self.state = to;
         self.updated_at = now;
         self.completed_at = to.is_final().then_some(now);
+        if to.is_final() {
+            self.needs_attention_since = None;
+        }
         match event {
             ResultEvent::Submitted(submitted) => self.transaction_hash = Some(submitted.transaction_hash.clone()),
             ResultEvent::Completed(completed) => {

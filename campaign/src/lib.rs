@@ -52,6 +52,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "relay:published",
     "republish:commit",
     "republish:committed",
+    "set_going:commit",
+    "set_going:committed",
     "undeliverable:commit",
     "undeliverable:committed",
 ];
@@ -94,13 +96,15 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let (acceptor, writer) =
-        acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.republish_after());
+        acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.patience().first_wait);
     lifecycle.spawn("acceptor", async {
         writer.run(server_stopped).await;
         Ok(())
     });
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
-    let routes_now = api::routes(store.clone(), acceptor, letters.clone());
+    let republisher =
+        Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.patience()));
+    let routes_now = api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher));
     routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(
@@ -111,10 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), publishing),
     );
-    lifecycle.work(
-        Republisher::new(store.clone(), clock.clone(), outbox_ready, config.republish_after()),
-        Schedule::polled("republisher", Duration::from_secs(1), database.clone()),
-    );
+    lifecycle.work(republisher, Schedule::polled("republisher", Duration::from_secs(1), database.clone()));
     lifecycle.work(Census { letters: letters.clone() }, Schedule::polled("census", Duration::from_secs(2), database));
 
     let consumer = Subscriber::new(store.clone(), clock);

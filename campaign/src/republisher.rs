@@ -1,14 +1,17 @@
 //! Publishes a request again when its result does not come: whatever the broker lost, it is told again.
+//!
+//! A grant that was published as often as is allowed is not failed, for it may still be paid: it needs attention until its
+//! result comes or an operator sets it going again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use shared::clock::Clock;
 use shared::db;
 use shared::worker::{Progress, Worker};
 use tokio::sync::Notify;
 
-use crate::store::Store;
+use crate::domain::Patience;
+use crate::store::{Republished, Store, WhichGrants};
 
 /// Looks for grants whose result is overdue.
 #[derive(Debug)]
@@ -16,17 +19,31 @@ pub struct Republisher {
     store: Store,
     clock: Clock,
     outbox_ready: Arc<Notify>,
-    after: Duration,
+    patience: Patience,
 }
 
 impl Republisher {
     /// The most grants that one step publishes again.
     const BATCH: i64 = 500;
 
-    /// A grant is overdue when it has waited for `after` since it was last published.
+    /// Looks for grants in this store.
     #[must_use]
-    pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, after: Duration) -> Self {
-        Self { store, clock, outbox_ready, after }
+    pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, patience: Patience) -> Self {
+        Self { store, clock, outbox_ready, patience }
+    }
+
+    /// Sets grants that need attention going again, at most 500 at a time; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn set_going(&self, which: WhichGrants<'_>) -> db::Result<usize> {
+        let grants = self.store.set_going(which, self.clock.now(), self.patience, Self::BATCH).await?;
+        if grants > 0 {
+            tracing::info!(grants, "grants that needed attention are set going again");
+            self.outbox_ready.notify_one();
+        }
+        Ok(grants)
     }
 }
 
@@ -40,13 +57,23 @@ impl Worker for Republisher {
         let age = open.oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64());
         metrics::gauge!("open_grants_oldest_seconds").set(age);
 
-        let published = self.store.republish(now, self.after, Self::BATCH).await?;
-        if published == 0 {
-            return Ok(Progress::Idle);
+        metrics::gauge!("grants_needing_attention").set(u32::try_from(open.needing_attention).unwrap_or(u32::MAX));
+
+        let Republished { published, given_up } = self.store.republish(now, self.patience, Self::BATCH).await?;
+        if let Some(request_id) = given_up.first() {
+            metrics::counter!("grants_needing_attention_total").increment(given_up.len() as u64);
+            tracing::error!(
+                grants = given_up.len(),
+                %request_id,
+                "grants without a result need attention: see what keeps the blockchain service from answering, then \
+                 POST /needs-attention/republish; GET /needs-attention lists them"
+            );
         }
-        metrics::counter!("grants_republished_total").increment(published as u64);
-        tracing::warn!(grants = published, "results are overdue, requests are published again");
-        self.outbox_ready.notify_one();
-        Ok(Progress::Worked)
+        if published > 0 {
+            metrics::counter!("grants_republished_total").increment(published as u64);
+            tracing::warn!(grants = published, "results are overdue, requests are published again");
+            self.outbox_ready.notify_one();
+        }
+        Ok(if published + given_up.len() > 0 { Progress::Worked } else { Progress::Idle })
     }
 }

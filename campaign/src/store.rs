@@ -9,7 +9,7 @@ mod results;
 
 use chrono::{DateTime, Utc};
 pub use queries::{GrantEvent, Page, Totals};
-pub use republish::Open;
+pub use republish::{Open, Republished, WhichGrants};
 pub use results::Applied;
 use secrecy::SecretString;
 use serde::Serialize;
@@ -70,13 +70,14 @@ impl Store {
 macro_rules! grant_columns {
     () => {
         "g.request_id, g.grant_index, g.user_id, g.campaign_id, g.wallet_address, g.token_amount, g.state,
-         g.transaction_hash, g.block_number, g.error_code, g.error_message, g.retry_count, g.traceparent,
-         g.requested_at, g.updated_at, g.completed_at"
+         g.transaction_hash, g.block_number, g.error_code, g.error_message, g.retry_count, g.round_began,
+         g.needs_attention_since, g.traceparent, g.requested_at, g.updated_at, g.completed_at"
     };
 }
 use grant_columns;
 
 fn grant(row: &AnyRow) -> db::Result<Grant> {
+    let time = |column| Ok::<_, db::Error>(row.try_get::<Option<i64>, _>(column)?.map(shared::clock::from_micros));
     Ok(Grant {
         request_id: db::parse(row, "request_id")?,
         grant_index: db::unsigned(row, "grant_index")?,
@@ -93,10 +94,12 @@ fn grant(row: &AnyRow) -> db::Result<Grant> {
         error_code: row.try_get("error_code")?,
         error_message: row.try_get("error_message")?,
         retry_count: db::corrupt("retry_count", u32::try_from(row.try_get::<i64, _>("retry_count")?))?,
+        round_began: db::corrupt("round_began", u32::try_from(row.try_get::<i64, _>("round_began")?))?,
+        needs_attention_since: time("needs_attention_since")?,
         trace: db::parse_option(row, "traceparent")?,
         requested_at: db::time(row, "requested_at")?,
         updated_at: db::time(row, "updated_at")?,
-        completed_at: row.try_get::<Option<i64>, _>("completed_at")?.map(shared::clock::from_micros),
+        completed_at: time("completed_at")?,
     })
 }
 

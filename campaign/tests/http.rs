@@ -12,6 +12,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use campaign::acceptor::{self, Acceptor, Refused};
+use campaign::domain::Patience;
+use campaign::republisher::Republisher;
 use campaign::store::Store;
 use campaign::{api, domain};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -40,8 +42,12 @@ on_both_databases! {
     a_grant_tells_its_history,
     a_closed_database_is_unavailable_for_now,
     concurrent_repeats_get_one_grant,
+    a_grant_that_needs_attention_is_shown_and_set_going_again,
     dead_letters_are_served_here_too,
 }
+
+/// A request is published again once, after a minute.
+const PATIENCE: Patience = Patience { first_wait: Duration::from_mins(1), limit: 1 };
 
 /// The service as it is wired in production, without a socket.
 struct Service {
@@ -82,7 +88,8 @@ impl Service {
 fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::default());
-    with_common_routes(api::routes(store, acceptor, letters), Health::default(), metrics)
+    let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::default(), PATIENCE));
+    with_common_routes(api::routes(store, acceptor, letters, republisher), Health::default(), metrics)
 }
 
 async fn send(routes: &Router, request: Request<Body>) -> Answer {
@@ -446,6 +453,55 @@ async fn concurrent_repeats_get_one_grant(service: Service) {
     assert_eq!(row_counts(&service.store).await, [3, 3, 0, 3]);
 }
 
+/// Publishes what is overdue again, after a time that is long enough, as if the relay had published everything before.
+async fn wait_for_nothing(service: &Service) {
+    let mut tx = service.store.database().begin("test").await.unwrap();
+    sqlx::query("delete from outbox").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    service.clock.advance(chrono::TimeDelta::hours(1));
+    service.store.republish(service.clock.now(), PATIENCE, 500).await.unwrap();
+}
+
+async fn a_grant_that_needs_attention_is_shown_and_set_going_again(service: Service) {
+    let mut ids = Vec::new();
+    for user in ["alice", "bob", "carol"] {
+        let accepted = service.post(&format!("user_id={user}&campaign_id=summer")).await;
+        ids.push(accepted.body["request_id"].as_str().unwrap().to_owned());
+    }
+    let none = service.get("/needs-attention").await;
+    assert_eq!(none.body, json!({"total": 0, "grants": []}));
+    wait_for_nothing(&service).await;
+    wait_for_nothing(&service).await;
+
+    let since = "2023-11-15T00:13:20Z";
+    let status = service.get("/status?user_id=alice").await;
+    assert_eq!(status.body["grants"][0]["needs_attention_since"], since);
+    let shown = service.get(&format!("/grants/{}", ids[0])).await;
+    assert_eq!((&shown.body["needs_attention_since"], &shown.body["state"]), (&json!(since), &json!("requested")));
+    assert_eq!(shown.body["events"][2]["kind"], "needs_attention");
+    let first = service.get("/needs-attention?limit=2").await;
+    assert_eq!((first.body["total"].as_u64(), first.body["grants"].as_array().unwrap().len()), (Some(3), 2));
+    let rest = service.get(&format!("/needs-attention?cursor={}", first.body["next_cursor"].as_str().unwrap())).await;
+    assert_eq!((&rest.body["grants"][0]["request_id"], &rest.body["next_cursor"]), (&json!(ids[0]), &Value::Null));
+
+    let republish = |id: &str| Request::post(format!("/grants/{id}/republish")).body(Body::empty()).unwrap();
+    for _ in 0..2 {
+        let going = service.send(republish(&ids[0])).await;
+        assert_eq!((going.status, &going.body["needs_attention_since"]), (StatusCode::OK, &Value::Null));
+        assert_eq!(going.body["retry_count"], 2);
+    }
+    assert_eq!(row_counts(&service.store).await[3], 1, "it is published again once");
+    let all = || Request::post("/needs-attention/republish").body(Body::empty()).unwrap();
+    assert_eq!(service.send(all()).await.body, json!({"republished": 2, "remaining": 0}));
+    assert_eq!(service.send(all()).await.body, json!({"republished": 0, "remaining": 0}));
+    assert_eq!(row_counts(&service.store).await[3], 3);
+
+    assert_problem(&service.send(republish("nobodys")).await, 404, "no such grant");
+    assert_refused(&service.send(republish("%20")).await, "request_id", "blank", "no request id");
+    assert_refused(&service.get("/needs-attention?limit=0").await, "limit", "from 1 to 500", "no limit");
+    assert_refused(&service.get("/needs-attention?cursor=x").await, "cursor", "next_cursor", "no cursor");
+}
+
 async fn dead_letters_are_served_here_too(service: Service) {
     let answer = service.get("/dead-letters").await;
     assert_eq!((answer.status, &answer.body), (StatusCode::OK, &json!({"dead_letters": []})));
@@ -596,6 +652,9 @@ async fn the_openapi_document_is_served() {
         "/dead-letters/{id}/discard",
         "/dead-letters/{id}/redrive",
         "/grants/{request_id}",
+        "/grants/{request_id}/republish",
+        "/needs-attention",
+        "/needs-attention/republish",
         "/status",
         "/token-request",
     ];

@@ -8,8 +8,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use campaign::domain::{Arrival, Decision, Grant, State};
-use campaign::store::{Page, Store, Totals};
+use campaign::domain::{Arrival, Decision, Grant, Patience, State};
+use campaign::store::{Page, Republished, Store, Totals, WhichGrants};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use shared::clock::from_micros;
@@ -21,6 +21,9 @@ use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
 
 const AFTER: Duration = Duration::from_mins(1);
+
+/// That of an operator who never wants to be asked.
+const PATIENCE: Patience = Patience { first_wait: AFTER, limit: 10_000 };
 
 on_both_databases! {
     |kind| Place::new(kind).await.unwrap();
@@ -54,6 +57,10 @@ on_both_databases! {
     final_grants_are_never_published_again,
     one_step_publishes_no_more_again_than_its_limit,
     two_replicas_publish_an_overdue_grant_again_once,
+    a_grant_without_a_result_needs_attention_in_the_end,
+    a_late_result_clears_the_need_for_attention,
+    a_grant_that_needs_attention_is_set_going_again_once,
+    replicas_that_set_all_grants_going_do_so_once,
     open_grants_are_counted_until_they_are_final,
     totals_add_up_by_state_and_campaign,
     pages_go_from_the_newest_to_the_oldest_without_gaps,
@@ -550,15 +557,20 @@ async fn results_applied_at_the_same_time_all_count(place: Place) {
     }
 }
 
+/// How many requests are queued to be published again.
+async fn republish(store: &Store, now: DateTime<Utc>, limit: i64) -> usize {
+    store.republish(now, PATIENCE, limit).await.unwrap().published
+}
+
 async fn only_what_is_overdue_is_published_again_each_time_later(place: Place) {
     let store = open(&place).await;
     let early = grant(&store, "alice", "summer", 100).await;
     store.accept(&[arrival(request("bob", "summer", 100), None)], at(30), AFTER).await.unwrap();
     publish_all(&store).await;
-    assert_eq!(store.republish(at(59), AFTER, 500).await.unwrap(), 0);
+    assert_eq!(republish(&store, at(59), 500).await, 0);
     assert_eq!(row_counts(&store).await[3], 0);
 
-    assert_eq!(store.republish(at(60), AFTER, 500).await.unwrap(), 1);
+    assert_eq!(republish(&store, at(60), 500).await, 1);
     let now = stored(&store, &early).await;
     assert_eq!(now, Grant { retry_count: 1, ..early.clone() });
     let messages = outbox(&store).await;
@@ -570,7 +582,7 @@ async fn only_what_is_overdue_is_published_again_each_time_later(place: Place) {
     // The first wait was a minute, the next is two, then four.
     for (now, retry_count) in [(179, 1), (180, 2), (419, 2), (420, 3)] {
         publish_all(&store).await;
-        store.republish(at(now), AFTER, 500).await.unwrap();
+        republish(&store, at(now), 500).await;
         assert_eq!(stored(&store, &early).await.retry_count, retry_count, "after {now} s");
     }
 }
@@ -580,22 +592,22 @@ async fn the_wait_for_a_result_is_an_hour_at_most(place: Place) {
     let grant = grant(&store, "alice", "summer", 100).await;
     for day in 1..40 {
         publish_all(&store).await;
-        assert_eq!(store.republish(at(day * 86_400), AFTER, 500).await.unwrap(), 1);
+        assert_eq!(republish(&store, at(day * 86_400), 500).await, 1);
     }
     publish_all(&store).await;
     let last = 39 * 86_400;
-    assert_eq!(store.republish(at(last + 3599), AFTER, 500).await.unwrap(), 0);
-    assert_eq!(store.republish(at(last + 3600), AFTER, 500).await.unwrap(), 1);
+    assert_eq!(republish(&store, at(last + 3599), 500).await, 0);
+    assert_eq!(republish(&store, at(last + 3600), 500).await, 1);
     assert_eq!(stored(&store, &grant).await.retry_count, 40);
 }
 
 async fn what_still_waits_to_be_published_is_not_queued_again(place: Place) {
     let store = open(&place).await;
     let grant = grant(&store, "alice", "summer", 100).await;
-    assert_eq!(store.republish(at(100_000), AFTER, 500).await.unwrap(), 0);
+    assert_eq!(republish(&store, at(100_000), 500).await, 0);
     assert_eq!((row_counts(&store).await[3], stored(&store, &grant).await.retry_count), (1, 0));
     publish_all(&store).await;
-    assert_eq!(store.republish(at(100_000), AFTER, 500).await.unwrap(), 1);
+    assert_eq!(republish(&store, at(100_000), 500).await, 1);
 }
 
 async fn final_grants_are_never_published_again(place: Place) {
@@ -607,7 +619,7 @@ async fn final_grants_are_never_published_again(place: Place) {
     ];
     apply(&store, &[completed(&alice, "0xaa"), failed(&bob, "x", "y"), submitted(&[&carol], "0xbb")], at(6)).await;
     publish_all(&store).await;
-    assert_eq!(store.republish(at(100_000), AFTER, 500).await.unwrap(), 1);
+    assert_eq!(republish(&store, at(100_000), 500).await, 1);
     let (_, RequestEvent::Requested(message), _) = &outbox(&store).await[0];
     assert_eq!(message.request_id, carol.request_id);
 }
@@ -619,7 +631,7 @@ async fn one_step_publishes_no_more_again_than_its_limit(place: Place) {
     publish_all(&store).await;
     let mut steps = Vec::new();
     for _ in 0..4 {
-        steps.push(store.republish(at(60), AFTER, 2).await.unwrap());
+        steps.push(republish(&store, at(60), 2).await);
     }
     assert_eq!(steps, [2, 2, 1, 0]);
 }
@@ -632,10 +644,106 @@ async fn two_replicas_publish_an_overdue_grant_again_once(place: Place) {
     let mut running = JoinSet::new();
     for _ in 0..4 {
         let store = open(&place).await;
-        running.spawn(async move { store.republish(at(60), AFTER, 500).await.unwrap() });
+        running.spawn(async move { republish(&store, at(60), 500).await });
     }
     assert_eq!(running.join_all().await.into_iter().sum::<usize>(), 200);
     assert_eq!(row_counts(&store).await[3], 200);
+}
+
+/// That of an operator who wants to know soon.
+const IMPATIENCE: Patience = Patience { first_wait: AFTER, limit: 2 };
+
+/// Publishes everything again, as often as is allowed; returns what is given up by the last step.
+async fn give_up(store: &Store, now: DateTime<Utc>) -> Vec<RequestId> {
+    for _ in 0..IMPATIENCE.limit {
+        publish_all(store).await;
+        store.republish(now, Patience { first_wait: Duration::ZERO, ..IMPATIENCE }, 500).await.unwrap();
+    }
+    publish_all(store).await;
+    store.republish(now, IMPATIENCE, 500).await.unwrap().given_up
+}
+
+async fn a_grant_without_a_result_needs_attention_in_the_end(place: Place) {
+    let store = open(&place).await;
+    let grant = grant(&store, "alice", "summer", 100).await;
+    // After one minute, two and four.
+    for (now, published) in [(60, 1), (179, 0), (180, 1), (419, 0)] {
+        publish_all(&store).await;
+        let republished = store.republish(at(now), IMPATIENCE, 500).await.unwrap();
+        assert_eq!((republished.published, republished.given_up.len()), (published, 0), "after {now} s");
+    }
+    publish_all(&store).await;
+    let republished = store.republish(at(420), IMPATIENCE, 500).await.unwrap();
+    assert_eq!((republished.published, republished.given_up), (0, vec![grant.request_id.clone()]));
+
+    let now = stored(&store, &grant).await;
+    assert_eq!((now.state, now.retry_count, now.needs_attention_since), (State::Requested, 2, Some(at(420))));
+    assert_eq!(kinds(&store, &grant).await, ["requested", "published_again", "published_again", "needs_attention"]);
+    let open = store.open_grants().await.unwrap();
+    assert_eq!((open.grants, open.oldest, open.needing_attention), (1, Some(at(0)), 1));
+    assert_eq!(store.needing_attention(Page { limit: 10, before: None }).await.unwrap(), [now]);
+    // From now on it is left alone.
+    assert_eq!(store.republish(at(10_000_000), IMPATIENCE, 500).await.unwrap(), Republished::default());
+    assert_eq!(outbox(&store).await, []);
+}
+
+async fn a_late_result_clears_the_need_for_attention(place: Place) {
+    let store = open(&place).await;
+    let [alice, bob, carol] = [
+        grant(&store, "alice", "summer", 1).await,
+        grant(&store, "bob", "summer", 1).await,
+        grant(&store, "carol", "summer", 1).await,
+    ];
+    assert_eq!(give_up(&store, at(60)).await.len(), 3);
+    // Progress is no result.
+    apply(&store, &[submitted(&[&carol], "0xcc")], at(70)).await;
+    assert_eq!(store.open_grants().await.unwrap().needing_attention, 3);
+    apply(&store, &[completed(&alice, "0xaa"), failed(&bob, "x", "y")], at(80)).await;
+    for (grant, needs_attention_since) in [(&alice, None), (&bob, None), (&carol, Some(at(60)))] {
+        assert_eq!(stored(&store, grant).await.needs_attention_since, needs_attention_since);
+    }
+    let open = store.open_grants().await.unwrap();
+    assert_eq!((open.grants, open.needing_attention), (1, 1));
+    assert_eq!(kinds(&store, &alice).await.last().unwrap(), "completed");
+}
+
+async fn a_grant_that_needs_attention_is_set_going_again_once(place: Place) {
+    let store = open(&place).await;
+    let [alice, bob] = [grant(&store, "alice", "summer", 1).await, grant(&store, "bob", "summer", 1).await];
+    let set_going = async |grant: &Grant| {
+        store.set_going(WhichGrants::One(&grant.request_id), at(1000), IMPATIENCE, 500).await.unwrap()
+    };
+    assert_eq!(set_going(&alice).await, 0, "it does not need attention");
+    give_up(&store, at(60)).await;
+    assert_eq!((set_going(&alice).await, set_going(&alice).await), (1, 0));
+
+    let now = stored(&store, &alice).await;
+    assert_eq!((now.retry_count, now.needs_attention_since), (3, None));
+    let (_, message, _) = outbox(&store).await.remove(0);
+    assert_eq!(message, RequestEvent::Requested(now.to_message(store.issuer())));
+    assert_eq!(stored(&store, &bob).await.needs_attention_since, Some(at(60)));
+    assert_eq!(store.open_grants().await.unwrap().needing_attention, 1);
+    // The new round is as long as the first.
+    for (seconds, published, given_up) in [(1059, 0, 0), (1060, 1, 0), (1180, 1, 0), (1420, 0, 1)] {
+        publish_all(&store).await;
+        let republished = store.republish(at(seconds), IMPATIENCE, 500).await.unwrap();
+        assert_eq!((republished.published, republished.given_up.len()), (published, given_up), "after {seconds} s");
+    }
+    assert_eq!(stored(&store, &alice).await.retry_count, 5);
+}
+
+async fn replicas_that_set_all_grants_going_do_so_once(place: Place) {
+    let store = open(&place).await;
+    let users: Vec<_> = (0..50).map(|user| arrival(request(&format!("user-{user}"), "summer", 1), None)).collect();
+    accept_all(&store, &users).await;
+    give_up(&store, at(60)).await;
+    let mut running = JoinSet::new();
+    for _ in 0..4 {
+        let store = open(&place).await;
+        running.spawn(async move { store.set_going(WhichGrants::All, at(70), IMPATIENCE, 20).await.unwrap() });
+    }
+    assert_eq!(running.join_all().await.into_iter().sum::<usize>(), 50);
+    assert_eq!(row_counts(&store).await[3], 50);
 }
 
 async fn open_grants_are_counted_until_they_are_final(place: Place) {
@@ -714,7 +822,7 @@ async fn events_are_told_in_the_order_in_which_they_happened(place: Place) {
         now += TimeDelta::minutes(10);
         now
     };
-    store.republish(tick(), AFTER, 500).await.unwrap();
+    republish(&store, tick(), 500).await;
     for result in [
         submitted(&[&grant], "0xaa"),
         submitted(&[&grant], "0xbb"),

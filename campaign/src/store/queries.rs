@@ -20,6 +20,13 @@ pub struct Page {
     pub before: Option<u64>,
 }
 
+impl Page {
+    /// The number that every grant of the page is below.
+    fn below(self) -> i64 {
+        self.before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX))
+    }
+}
+
 /// A user's tokens, added up over all the grants that match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Totals {
@@ -38,7 +45,8 @@ pub struct Totals {
 /// A line of a grant's history.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct GrantEvent {
-    /// What happened: `requested`, `submitted`, `completed`, `failed` or `published_again`.
+    /// What happened: `requested`, `submitted`, `completed`, `failed`, `published_again` or
+    /// `needs_attention`.
     #[schema(example = "completed")]
     pub kind: String,
     /// When, UTC.
@@ -63,7 +71,26 @@ impl Store {
         ))
         .bind(user.as_str())
         .bind(campaign.map_or("", CampaignId::as_str))
-        .bind(page.before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX)))
+        .bind(page.below())
+        .bind(i64::from(page.limit))
+        .fetch_all(self.database().reader())
+        .await?;
+        rows.iter().map(grant).collect()
+    }
+
+    /// The grants that need attention, newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn needing_attention(&self, page: Page) -> db::Result<Vec<Grant>> {
+        let rows = sqlx::query(concat!(
+            "-- store::needing_attention\n select ",
+            grant_columns!(),
+            " from token_grant g where g.needs_attention_since is not null and g.grant_index < $1
+               order by g.grant_index desc limit $2"
+        ))
+        .bind(page.below())
         .bind(i64::from(page.limit))
         .fetch_all(self.database().reader())
         .await?;

@@ -154,7 +154,8 @@ async fn update(tx: &mut Tx, grants: &[Grant]) -> db::Result<()> {
              error_message = value->>'error_message',
              updated_at = cast(value->>'updated_at' as bigint),
              completed_at = cast(value->>'completed_at' as bigint),
-             publish_again_at = case when value->>'completed_at' is null then publish_again_at end
+             publish_again_at = case when value->>'completed_at' is null then publish_again_at end,
+             needs_attention_since = case when value->>'completed_at' is null then needs_attention_since end
          from json_each($1) where token_grant.request_id = value->>'request_id'",
     )
     .bind(db::rows(&rows))

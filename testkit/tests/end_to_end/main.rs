@@ -10,5 +10,6 @@ mod dead_letters;
 mod harness;
 mod messages;
 mod outages;
+mod republishing;
 mod requests;
 mod telemetry;
