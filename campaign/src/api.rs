@@ -1,6 +1,7 @@
 //! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
 
 mod grant;
+mod grants;
 mod needs_attention;
 mod status;
 mod token_request;
@@ -83,6 +84,7 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(token_request::handle))
         .routes(routes!(status::handle))
         .routes(routes!(grant::handle))
+        .routes(routes!(grants::handle))
         .routes(routes!(needs_attention::list))
         .routes(routes!(needs_attention::republish_one))
         .routes(routes!(needs_attention::republish_all))

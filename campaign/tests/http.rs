@@ -40,6 +40,7 @@ on_both_databases! {
     a_user_whom_nobody_has_seen_has_an_empty_list,
     status_lists_grants_and_totals_page_by_page,
     a_grant_tells_its_history,
+    the_ledger_lists_all_grants_in_the_order_of_their_numbers,
     a_closed_database_is_unavailable_for_now,
     concurrent_repeats_get_one_grant,
     a_grant_that_needs_attention_is_shown_and_set_going_again,
@@ -421,12 +422,50 @@ fn completed(grant: &domain::Grant, hash: &str) -> GrantCompleted {
     }
 }
 
+async fn the_ledger_lists_all_grants_in_the_order_of_their_numbers(service: Service) {
+    let empty = service.get("/grants").await;
+    let issuer = String::from(service.store.issuer());
+    assert_eq!((empty.status, empty.body), (StatusCode::OK, json!({"issuer": issuer, "grants": []})));
+
+    for user in 0..5 {
+        service.post(&format!("user_id=user-{user}&campaign_id=summer&token_amount={}", user + 1)).await;
+    }
+    let (mut after, mut pages) = (String::new(), Vec::new());
+    loop {
+        let page = service.get(&format!("/grants?limit=2{after}")).await;
+        assert_eq!((page.status, &page.body["issuer"]), (StatusCode::OK, &json!(issuer)));
+        let grants = page.body["grants"].as_array().unwrap();
+        pages.push(grants.iter().map(|grant| grant["grant_index"].as_u64().unwrap()).collect::<Vec<_>>());
+        for grant in grants {
+            let amount = grant["grant_index"].as_u64().unwrap() + 1;
+            assert_eq!(grant["token_amount"], amount);
+            assert_eq!(grant["user_id"], format!("user-{}", amount - 1));
+            assert_eq!((&grant["state"], &grant["wallet_address"]), (&json!("requested"), &json!(null)));
+        }
+        let Some(next) = page.body["next_after"].as_u64() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(pages, [vec![0, 1], vec![2, 3], vec![4]]);
+
+    for (query, field, rule) in [
+        ("limit=501", "limit", "1 to 500"),
+        ("limit=0", "limit", "1 to 500"),
+        ("after=x", "after", "invalid digit"),
+        ("before=1", "before", "not a field"),
+    ] {
+        assert_refused(&service.get(&format!("/grants?{query}")).await, field, rule, query);
+    }
+    let beyond = service.get(&format!("/grants?after={}", u64::MAX)).await;
+    assert_eq!(beyond.body["grants"], json!([]));
+}
+
 async fn a_closed_database_is_unavailable_for_now(service: Service) {
     service.store.database().close().await;
     for answer in [
         service.post("user_id=alice&campaign_id=summer").await,
         service.get("/status?user_id=alice").await,
         service.get("/grants/some-grant").await,
+        service.get("/grants").await,
     ] {
         assert_problem(&answer, 503, "database away");
         assert_eq!(answer.headers[header::RETRY_AFTER], "1");
@@ -543,7 +582,7 @@ async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
 #[tokio::test]
 async fn other_paths_and_methods_are_problems_too() {
     let service = Service::start(Database::Sqlite).await;
-    for path in ["/", "/nothing", "/token-request/", "/grants", "/grants/", "/grants/a/b", "/status/"] {
+    for path in ["/", "/nothing", "/token-request/", "/grants/", "/grants/a/b", "/status/"] {
         assert_problem(&service.get(path).await, 404, path);
     }
     for (method, path, allowed) in [
@@ -552,6 +591,7 @@ async fn other_paths_and_methods_are_problems_too() {
         ("DELETE", "/token-request", "POST"),
         ("POST", "/status?user_id=u", "GET,HEAD"),
         ("PATCH", "/grants/x", "GET,HEAD"),
+        ("POST", "/grants", "GET,HEAD"),
         ("POST", "/openapi.json", "GET,HEAD"),
     ] {
         let answer = service.send(Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await;
@@ -651,6 +691,7 @@ async fn the_openapi_document_is_served() {
         "/dead-letters/{id}",
         "/dead-letters/{id}/discard",
         "/dead-letters/{id}/redrive",
+        "/grants",
         "/grants/{request_id}",
         "/grants/{request_id}/republish",
         "/needs-attention",
@@ -671,6 +712,7 @@ async fn the_openapi_document_is_served() {
         ["200", "202", "400", "405", "409", "413", "415", "422", "500", "503"]
     );
     assert_eq!(described("/status", "get"), ["200", "400", "405", "500", "503"]);
+    assert_eq!(described("/grants", "get"), ["200", "400", "405", "500", "503"]);
     assert_eq!(described("/grants/{request_id}", "get"), ["200", "400", "404", "405", "500", "503"]);
 }
 

@@ -97,6 +97,24 @@ impl Store {
         rows.iter().map(grant).collect()
     }
 
+    /// Up to `limit` grants of all users, in the order of their numbers; only those numbered above `after`.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn grants_after(&self, after: Option<u64>, limit: u16) -> db::Result<Vec<Grant>> {
+        let rows = sqlx::query(concat!(
+            "-- store::grants_after\n select ",
+            grant_columns!(),
+            " from token_grant g where g.grant_index > $1 order by g.grant_index limit $2"
+        ))
+        .bind(after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX)))
+        .bind(i64::from(limit))
+        .fetch_all(self.database().reader())
+        .await?;
+        rows.iter().map(grant).collect()
+    }
+
     /// A user's tokens.
     ///
     /// # Errors
