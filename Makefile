@@ -8,7 +8,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STACK := $(TARGET_DIR)/debug/stack
 NODE_MODULES := contracts/node_modules/.package-lock.json
 
-.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs build test lint clean
+.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ monitor: $(STACK) ## Watch queue and counters until Ctrl-C
 
 logs: $(STACK) ## Follow the logs of both services until Ctrl-C
 	@$(STACK) logs
+
+audit: ## Compare ledger and chain of what `make up` has started; AUDIT="--json" and the like for more
+	@$(DEV_ENVIRONMENT) \
+	export DATABASE_URL="$${DATABASE_URL:-sqlite://target/run/blockchain.db}" RUST_LOG=$${RUST_LOG-warn}; \
+	exec cargo run --locked --quiet --bin blockchain -- audit $(AUDIT)
 
 build: $(NODE_MODULES) ## Build everything, and install the contracts' npm packages
 	@cargo build --locked --workspace
@@ -81,6 +86,7 @@ define DEV_ENVIRONMENT
 		CHAIN_ID="$${CHAIN_ID:-31337}" \
 		SIGNER_KEY="$${SIGNER_KEY:-0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d}" \
 		DISTRIBUTOR_ADDRESS="$${DISTRIBUTOR_ADDRESS:-0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512}" \
-		WALLET_FACTORY_ADDRESS="$${WALLET_FACTORY_ADDRESS:-0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0}"; \
+		WALLET_FACTORY_ADDRESS="$${WALLET_FACTORY_ADDRESS:-0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0}" \
+		CAMPAIGN_URL="$${CAMPAIGN_URL:-http://localhost:8080}"; \
 	mkdir -p target/run;
 endef

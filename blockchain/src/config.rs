@@ -14,6 +14,7 @@ use shared::pubsub;
 use shared::telemetry::LogFormat;
 use url::Url;
 
+use crate::audit::command::Audit;
 use crate::confirmer::Rules;
 use crate::deploy::Deploy;
 use crate::deployment::Addresses;
@@ -39,6 +40,8 @@ pub struct Cli {
 pub enum Command {
     /// Deploy the contracts and print their addresses.
     Deploy(Deploy),
+    /// Compare ledger and chain, and name each difference.
+    Audit(Box<Audit>),
 }
 
 /// How the service runs. Fields that only [`Config::validate`] understands are text here.
@@ -131,6 +134,23 @@ pub struct Config {
     #[arg(long, env = "POSTPONE_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub postpone_seconds: u64,
 
+    /// Where the campaign service answers, such as `http://localhost:8080`: audits compare its ledger too. Unset or empty:
+    /// they compare this service's ledger alone.
+    #[arg(long, env = "CAMPAIGN_URL", hide_env_values = true)]
+    pub campaign_url: Option<String>,
+
+    /// Seconds between two audits of the service by itself.
+    #[arg(long, env = "AUDIT_EVERY_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub audit_every_seconds: u64,
+
+    /// Seconds that the result of a payment may be on its way; after that it is a difference.
+    #[arg(long, env = "AUDIT_GRACE_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(0..=604_800))]
+    pub audit_grace_seconds: u32,
+
+    /// The most blocks whose events an audit asks a node for at once. It asks for fewer where the node refuses so many.
+    #[arg(long, env = "AUDIT_MAX_BLOCKS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub audit_max_blocks: u64,
+
     /// Seconds that work under way has to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub shutdown_deadline_seconds: u64,
@@ -140,15 +160,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// What [`Config`] says of the chain, understood.
+/// What [`Config`] says of the outside, understood.
 #[derive(Debug, Clone)]
 pub struct ChainSettings {
     /// The nodes' endpoints, at least one.
     pub rpc_urls: Vec<Url>,
-    /// Who signs.
-    pub signer: PrivateKeySigner,
     /// Where the contracts are.
     pub addresses: Addresses,
+    /// Where the campaign service is, if that is known.
+    pub campaign_url: Option<Url>,
 }
 
 /// Everything that is wrong with a [`Config`].
@@ -157,33 +177,47 @@ pub struct ChainSettings {
 pub struct Invalid(pub Vec<String>);
 
 impl Config {
-    /// Understands the settings of the chain.
+    /// Understands the settings of the service: those of the chain, and who signs.
     ///
     /// # Errors
     ///
     /// [`Invalid`] with every problem, each naming its variable.
-    pub fn validate(&self) -> Result<ChainSettings, Invalid> {
+    pub fn validate(&self) -> Result<(ChainSettings, PrivateKeySigner), Invalid> {
         let mut problems = Problems::default();
-        let rpc_urls: Vec<_> = self.rpc_url.split(',').filter_map(|url| problems.rpc_url(url.trim())).collect();
-        let chain_id = match &self.chain_id {
-            None => None,
-            text => problems.parse("CHAIN_ID", "must be a number", text.as_deref()),
-        };
+        let settings = self.chain_settings(&mut problems);
         let signer = problems.parse::<PrivateKeySigner>(
             "SIGNER_KEY",
             "must be a private key: 0x and 64 hexadecimal digits",
             self.signer_key.as_ref().map(ExposeSecret::expose_secret),
         );
+        settings.zip(signer).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))
+    }
+
+    /// Understands the settings of one who only looks, and needs no key.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] with every problem, each naming its variable.
+    pub fn validate_without_signer(&self) -> Result<ChainSettings, Invalid> {
+        let mut problems = Problems::default();
+        let settings = self.chain_settings(&mut problems);
+        settings.filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))
+    }
+
+    fn chain_settings(&self, problems: &mut Problems) -> Option<ChainSettings> {
+        let rpc_urls: Vec<_> = self.rpc_url.split(',').filter_map(|url| problems.rpc_url(url.trim())).collect();
+        let chain_id = match &self.chain_id {
+            None => None,
+            text => problems.parse("CHAIN_ID", "must be a number", text.as_deref()),
+        };
+        let campaign_url = self.campaign_url.as_deref().filter(|url| !url.is_empty());
+        let campaign_url = campaign_url.and_then(|url| problems.http_url("CAMPAIGN_URL", "http://localhost:8080", url));
         let distributor = problems.address("DISTRIBUTOR_ADDRESS", self.distributor_address.as_deref());
         let wallet_factory = problems.address("WALLET_FACTORY_ADDRESS", self.wallet_factory_address.as_deref());
-        match (signer, distributor, wallet_factory) {
-            (Some(signer), Some(distributor), Some(wallet_factory)) if problems.0.is_empty() => {
-                let distributor_block = self.distributor_block;
-                let addresses = Addresses { distributor, wallet_factory, distributor_block, chain_id };
-                Ok(ChainSettings { rpc_urls, signer, addresses })
-            }
-            _ => Err(Invalid(problems.0)),
-        }
+        let distributor_block = self.distributor_block;
+        let addresses =
+            Addresses { distributor: distributor?, wallet_factory: wallet_factory?, distributor_block, chain_id };
+        Some(ChainSettings { rpc_urls, addresses, campaign_url })
     }
 
     /// How transactions are made.
@@ -226,6 +260,12 @@ impl Config {
         self.max_fee_gwei * 1_000_000_000
     }
 
+    /// How often the service audits itself.
+    #[must_use]
+    pub fn audit_every(&self) -> Duration {
+        Duration::from_secs(self.audit_every_seconds)
+    }
+
     /// How long shutting down may take.
     #[must_use]
     pub fn shutdown_deadline(&self) -> Duration {
@@ -260,9 +300,13 @@ impl Problems {
     }
 
     fn rpc_url(&mut self, text: &str) -> Option<Url> {
-        let url = self.parse::<Url>("RPC_URL", "must be a URL such as http://localhost:8545", Some(text))?;
+        self.http_url("RPC_URL", "http://localhost:8545", text)
+    }
+
+    fn http_url(&mut self, variable: &str, example: &str, text: &str) -> Option<Url> {
+        let url = self.parse::<Url>(variable, &format!("must be a URL such as {example}"), Some(text))?;
         let http = matches!(url.scheme(), "http" | "https");
-        self.check(http, || format!("RPC_URL must begin with http:// or https://, not {}:", url.scheme()))
+        self.check(http, || format!("{variable} must begin with http:// or https://, not {}:", url.scheme()))
             .then_some(url)
     }
 
@@ -299,13 +343,18 @@ mod tests {
             "--rpc-url=ftp://node",
             "--chain-id=one",
             "--signer-key=hunter2",
+            "--campaign-url=localhost:8080",
             "--distributor-address=0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD",
         ]);
         let problems = cli.config.validate().unwrap_err().to_string();
-        for variable in ["RPC_URL", "CHAIN_ID", "SIGNER_KEY", "DISTRIBUTOR_ADDRESS", "WALLET_FACTORY_ADDRESS"] {
+        for variable in
+            ["RPC_URL", "CHAIN_ID", "SIGNER_KEY", "CAMPAIGN_URL", "DISTRIBUTOR_ADDRESS", "WALLET_FACTORY_ADDRESS"]
+        {
             assert!(problems.contains(variable), "{variable} is not in {problems}");
         }
         assert!(!problems.contains("hunter2"));
+        let without_signer = cli.config.validate_without_signer().unwrap_err().to_string();
+        assert!(!without_signer.contains("SIGNER_KEY") && without_signer.contains("RPC_URL"), "{without_signer}");
         assert!(!format!("{:?}", cli.config).contains("hunter2"));
     }
 }

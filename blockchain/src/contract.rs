@@ -138,6 +138,13 @@ pub fn payments_of(id: GrantId, distributor: Address, from: u64) -> Filter {
     Filter::new().address(distributor).event_signature(signature).topic1(id.0).from_block(from)
 }
 
+/// Finds the events of all payments in the blocks from one to another, both included.
+#[must_use]
+pub fn payments_between(distributor: Address, from: u64, to: u64) -> Filter {
+    let signature = GrantDistributor::GrantPaid::SIGNATURE_HASH;
+    Filter::new().address(distributor).event_signature(signature).from_block(from).to_block(to)
+}
+
 /// What a token's or the distributor's refusal of one grant means.
 fn rejection(reason: &[u8]) -> Outcome {
     use GrantDistributor::GrantDistributorErrors as DistributorErrors;

@@ -54,6 +54,19 @@ impl Deployment {
     ///
     /// [`Error::Misconfigured`] with every problem, or the chain's error when it does not answer.
     pub async fn verify(chain: &dyn Chain, signer: Address, addresses: Addresses) -> Result<(Self, u64), Error> {
+        Self::check(chain, Some(signer), addresses).await
+    }
+
+    /// The same for one who only looks, and pays nothing: who holds which role does not matter.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub async fn verify_without_signer(chain: &dyn Chain, addresses: Addresses) -> Result<(Self, u64), Error> {
+        Self::check(chain, None, addresses).await
+    }
+
+    async fn check(chain: &dyn Chain, signer: Option<Address>, addresses: Addresses) -> Result<(Self, u64), Error> {
         let Addresses { distributor, wallet_factory, distributor_block, chain_id: expected } = addresses;
         let mut problems = Vec::new();
         let chain_id = chain.chain_id().await?;
@@ -81,7 +94,8 @@ impl Deployment {
 /// Reads contracts, keeping what is wrong with them.
 struct Read<'a> {
     chain: &'a dyn Chain,
-    signer: Address,
+    /// Who is to send payments; `None` if nobody is, and roles do not matter.
+    signer: Option<Address>,
     problems: Vec<String>,
 }
 
@@ -108,15 +122,16 @@ impl Read<'_> {
     }
 
     async fn distributor(&mut self, distributor: Address) -> chain::Result<Option<(Address, u8)>> {
-        let signer = self.signer;
-        let role = keccak256("SUBMITTER_ROLE");
-        let call = GrantDistributor::hasRoleCall { role, account: signer };
-        let is_submitter = self.chain.view(distributor, &call).await;
-        if self.answered("DISTRIBUTOR_ADDRESS is not a GrantDistributor", is_submitter)? == Some(false) {
-            self.problems.push(format!(
-                "SIGNER_KEY: its account {signer} does not hold SUBMITTER_ROLE at the distributor {distributor}; \
-                 an admin grants it with grantRole({role}, {signer})"
-            ));
+        if let Some(signer) = self.signer {
+            let role = keccak256("SUBMITTER_ROLE");
+            let call = GrantDistributor::hasRoleCall { role, account: signer };
+            let is_submitter = self.chain.view(distributor, &call).await;
+            if self.answered("DISTRIBUTOR_ADDRESS is not a GrantDistributor", is_submitter)? == Some(false) {
+                self.problems.push(format!(
+                    "SIGNER_KEY: its account {signer} does not hold SUBMITTER_ROLE at the distributor {distributor}; \
+                     an admin grants it with grantRole({role}, {signer})"
+                ));
+            }
         }
         let token = self.chain.view(distributor, &GrantDistributor::tokenCall {}).await;
         let Some(token) = self.answered("DISTRIBUTOR_ADDRESS is not a GrantDistributor", token)? else {
@@ -131,6 +146,9 @@ impl Read<'_> {
                 "the token {token} has {decimals} decimals; amounts fit the distributor's format up to {}",
                 max_decimals()
             ));
+        }
+        if self.signer.is_none() {
+            return Ok(Some((token, decimals)));
         }
         // A token of another make may name its roles otherwise; a mint that it refuses is reported grant by grant.
         let call = GrantToken::hasRoleCall { role: keccak256("MINTER_ROLE"), account: distributor };

@@ -6,7 +6,7 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::event::{GrantCompleted, GrantFailed, GrantRequested, ResultEvent};
-use shared::id::{CampaignId, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 
 /// The id under which the distributor keeps a grant's paid bit.
@@ -19,11 +19,26 @@ impl GrantId {
     #[must_use]
     pub fn of(request: &GrantRequested) -> Self {
         if let (Some(issuer), Some(index)) = (request.issuer, request.grant_index) {
-            Self(U256::from(issuer.number()) << 64 | U256::from(index))
+            Self::dense(issuer, index)
         } else {
             let hash = U256::from_be_bytes(keccak256(request.request_id.as_str()).0);
             Self(hash | U256::ONE << 255)
         }
+    }
+}
+
+impl GrantId {
+    /// The id of an issuer's grant.
+    #[must_use]
+    pub fn dense(issuer: Issuer, grant_index: u64) -> Self {
+        Self(U256::from(issuer.number()) << 64 | U256::from(grant_index))
+    }
+
+    /// Whose numbering a dense id belongs to, and its number; `None` for one without.
+    #[must_use]
+    pub fn number(self) -> Option<(Issuer, u64)> {
+        let [index, issuer, 0, 0] = *self.0.as_limbs() else { return None };
+        Some((Issuer::new(issuer), index))
     }
 }
 
@@ -185,7 +200,6 @@ pub enum Outcome {
 mod tests {
     use proptest::prelude::*;
     use shared::event::TokenType;
-    use shared::id::Issuer;
 
     use super::*;
 
@@ -212,6 +226,8 @@ mod tests {
             prop_assert!(!id_a.0.bit(255));
             prop_assert!(GrantId::of(&request("r", None)).0.bit(255));
             prop_assert_eq!(id_a.to_string().parse(), Ok(id_a));
+            prop_assert_eq!(id_a.number(), Some((Issuer::new(a.0), a.1)));
+            prop_assert_eq!(GrantId::of(&request("r", None)).number(), None);
         }
     }
 

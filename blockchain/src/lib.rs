@@ -5,6 +5,7 @@
 //! grant through them.
 
 pub mod api;
+pub mod audit;
 pub mod chain;
 pub mod config;
 pub mod confirmer;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context as _, ensure};
 use shared::clock::Clock;
 use shared::dead_letter::{Census, DeadLetters};
@@ -44,6 +46,8 @@ use shared::worker::{Schedule, until_reachable};
 use shared::{db, http, telemetry};
 use tokio::sync::Notify;
 
+use crate::audit::auditor::Auditor;
+use crate::audit::periodic::{FOLLOW, PeriodicAudit};
 use crate::chain::{Chain, Rpc};
 use crate::config::{ChainSettings, Config};
 use crate::confirmer::Confirmer;
@@ -62,6 +66,16 @@ use crate::subscriber::Subscriber;
 pub const FAIL_POINTS: &[&str] = &[
     "assign:commit",
     "assign:committed",
+    "audit_forget:commit",
+    "audit_forget:committed",
+    "audit_missed:commit",
+    "audit_missed:committed",
+    "audit_read:commit",
+    "audit_read:committed",
+    "audit_requeue:commit",
+    "audit_requeue:committed",
+    "audit_step_back:commit",
+    "audit_step_back:committed",
     "dead_letter:commit",
     "dead_letter:committed",
     "discard:commit",
@@ -116,7 +130,7 @@ pub async fn run_deploy(deploy: deploy::Deploy) -> anyhow::Result<ExitCode> {
 ///
 /// When it cannot start: the configuration, the database or the port.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let settings = config.validate()?;
+    let (settings, key) = config.validate()?;
     let metrics = telemetry::start(config.log_format);
     #[cfg(feature = "failpoints")]
     shared::fail_point::arm();
@@ -129,7 +143,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let starting = api::starting_routes(health.clone());
     let routes = Routes::new(http::with_common_routes(starting, health.clone(), metrics.clone()));
     lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
-    let Some(found) = lifecycle.start(find(&config, settings, &needs)).await? else { return Ok(ExitCode::SUCCESS) };
+    let Some(found) = lifecycle.start(find(&config, &settings, key, &needs)).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let Found { store, bus, chain, signer, deployment, lane } = found;
 
     let observations = Arc::new(Observations::default());
@@ -161,6 +177,14 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), needs.publishing),
     );
+    let auditor = Auditor {
+        observations: Arc::clone(&observations),
+        outbox_ready: Arc::clone(&outbox_ready),
+        ..Auditor::new(&config, &settings, &store, &chain, deployment, lane.chain_id, clock.clone())?
+    };
+    // Its own health: what it finds, and what it alone depends on, must not take the service out of rotation.
+    let auditing = Health::default().dependency("auditing");
+    lifecycle.work(PeriodicAudit::new(auditor, config.audit_every()), Schedule::polled("auditor", FOLLOW, auditing));
     let lease = Lease::new(clock.clone());
     let sender = Sender { id: lane, store: store.clone(), chain, signer, clock: clock.clone(), lease };
     let wakes = Wakes { queue_ready: Arc::clone(&queue_ready), sent, outbox_ready: Arc::clone(&outbox_ready) };
@@ -301,7 +325,12 @@ struct Found {
 }
 
 /// Waits for the database and the chain where they are away; fails where they are not what they should be.
-async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow::Result<Found> {
+async fn find(
+    config: &Config,
+    settings: &ChainSettings,
+    key: PrivateKeySigner,
+    needs: &Needs,
+) -> anyhow::Result<Found> {
     let bus = config
         .pubsub
         .connect()
@@ -312,7 +341,7 @@ async fn find(config: &Config, settings: ChainSettings, needs: &Needs) -> anyhow
             .await
             .context("cannot open the database of DATABASE_URL")?;
 
-    let signer = Signer::new(settings.signer);
+    let signer = Signer::new(key);
     let chain = Rpc::connect(&settings.rpc_urls)?;
     let unreachable = |error: &deployment::Error| matches!(error, deployment::Error::Chain(e) if e.is_unreachable());
     let (deployment, chain_id) = until_reachable(&needs.chain, unreachable, async || {

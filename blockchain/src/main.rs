@@ -11,5 +11,6 @@ async fn main() -> anyhow::Result<ExitCode> {
     match command {
         None => blockchain::run(config).await,
         Some(Command::Deploy(deploy)) => blockchain::run_deploy(deploy).await,
+        Some(Command::Audit(audit)) => Ok(audit.run().await),
     }
 }

@@ -3,12 +3,16 @@
 //! Three transactions carry a payment through: [`Store::receive`] queues it, [`Store::assign`] binds it to a nonce
 //! together with the signed bytes, [`Store::settle`] ends it. Each commits the messages that announce it.
 
+mod audit;
+mod chain_payments;
 mod lane;
 mod receive;
 mod settle;
 mod stats;
 mod transactions;
 
+pub use audit::LedgerPayment;
+pub use chain_payments::{Cursor, Place, Source, Span};
 pub use lane::{Lane, LaneId};
 pub use receive::Received;
 use secrecy::SecretString;

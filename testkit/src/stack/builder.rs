@@ -244,6 +244,7 @@ impl Builder {
             ("SIGNER_KEY", anvil::SUBMITTER.key.to_owned()),
             ("DISTRIBUTOR_ADDRESS", contracts.distributor.to_string()),
             ("WALLET_FACTORY_ADDRESS", contracts.wallet_factory.to_string()),
+            ("CAMPAIGN_URL", format!("http://127.0.0.1:{}", ports.campaign)),
         ];
         let blockchain = environment(&common, databases.1, blockchain, self.blockchain);
         let stack = Stack {
