@@ -70,6 +70,12 @@ impl Service {
         Ok(String::from_utf8_lossy(&log).into_owned())
     }
 
+    /// The program and its environment, for another run of it beside this one.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        self.part.program()
+    }
+
     /// Sets a variable for the next start.
     pub fn set(&self, key: &str, value: &str) {
         self.part.change(|program| program.env(key, value));

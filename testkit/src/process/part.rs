@@ -30,6 +30,12 @@ impl Part {
         *program = change(program.clone());
     }
 
+    /// The program as it would be started now.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        lock(&self.program).clone()
+    }
+
     /// Starts it.
     ///
     /// # Errors

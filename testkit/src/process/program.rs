@@ -123,6 +123,19 @@ impl Program {
         self
     }
 
+    /// Appends what it prints to this file instead.
+    #[must_use]
+    pub fn log_to(mut self, log: impl Into<PathBuf>) -> Self {
+        self.log = log.into();
+        self
+    }
+
+    /// The value that it is given for an environment variable.
+    #[must_use]
+    pub fn variable(&self, key: &str) -> Option<&str> {
+        self.environment.get(key)?.to_str()
+    }
+
     /// Sends standard output to this file instead of the log.
     #[must_use]
     pub fn output(mut self, file: impl Into<PathBuf>) -> Self {
