@@ -355,5 +355,6 @@ async fn find(
             Err(error) => tracing::warn!(host, %error, "a node of RPC_URL does not answer"),
         }
     }
+    chain.expect_chain(chain_id);
     Ok(Found { store, bus, chain: Arc::new(chain), signer, deployment, lane })
 }

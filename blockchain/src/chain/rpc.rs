@@ -3,8 +3,8 @@
 //! Several nodes may serve it. One is used until it does not answer; then the next one is, from the next step on. A step
 //! that failed is never finished on another node: what it read belongs to the one that failed.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alloy::consensus::BlockHeader as _;
@@ -52,6 +52,8 @@ pub struct Rpc {
     current: Arc<AtomicUsize>,
     /// The one that is used whatever happens; `None` for the current one.
     only: Option<usize>,
+    /// The chain, once it is known.
+    chain_id: Arc<OnceLock<u64>>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,8 @@ struct Node {
     /// Without path and query, where providers put the key.
     host: String,
     provider: DynProvider,
+    /// Whether it has said that it serves the chain.
+    verified: AtomicBool,
 }
 
 impl Rpc {
@@ -78,13 +82,24 @@ impl Rpc {
                 .disable_recommended_fillers()
                 .connect_reqwest(client.clone(), url.clone())
                 .erased(),
+            verified: AtomicBool::new(false),
         };
-        Ok(Self { nodes: urls.iter().map(node).collect(), current: Arc::default(), only: None })
+        Ok(Self {
+            nodes: urls.iter().map(node).collect(),
+            current: Arc::default(),
+            only: None,
+            chain_id: Arc::default(),
+        })
     }
 
     /// Each node apart, with its host.
     pub fn each(&self) -> impl Iterator<Item = (&str, Self)> {
         self.nodes.iter().enumerate().map(|(at, node)| (&*node.host, Self { only: Some(at), ..self.clone() }))
+    }
+
+    /// From now on no node is used that serves another chain: one that is away now may come back as anything.
+    pub fn expect_chain(&self, chain_id: u64) {
+        self.chain_id.get_or_init(|| chain_id);
     }
 
     fn used(&self) -> usize {
@@ -94,7 +109,10 @@ impl Rpc {
     /// Asks the node that is used; where it does not answer, or has no time, the next one is used from now on.
     async fn ask<T>(&self, question: impl AsyncFnOnce(&DynProvider) -> TransportResult<T>) -> Result<T> {
         let used = self.used();
-        let answer = question(&self.nodes[used].provider).await.map_err(Error::from);
+        let answer = match self.verify(&self.nodes[used]).await {
+            Ok(()) => question(&self.nodes[used].provider).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
         if let Err(error) = &answer
             && (error.is_unreachable() || error.refusal() == Some(Refusal::Busy))
             && self.nodes.len() > 1
@@ -107,6 +125,19 @@ impl Rpc {
             }
         }
         answer
+    }
+
+    /// Asks a node that is used for the first time which chain it serves.
+    async fn verify(&self, node: &Node) -> Result<()> {
+        let Some(expected) = self.chain_id.get().filter(|_| !node.verified.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        let chain_id = node.provider.get_chain_id().await?;
+        if chain_id != *expected {
+            return Err(Error::Unreachable(format!("it serves chain {chain_id}, not {expected}")));
+        }
+        node.verified.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
