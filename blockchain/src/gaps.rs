@@ -1,10 +1,10 @@
 //! Repairs the line of nonces: what the chain has lost is sent again, what somebody else has used is skipped.
 //!
-//! A lane's nonces below its next one are all taken, and those below its oldest open transaction are all mined, or a reorg
-//! deeper than the finality setting, or a chain that was restored from an older copy, has taken transactions away. Nothing
-//! behind such a gap can be mined, so its transactions are opened again: the same bytes, at the same nonces.
+//! A lane's nonces below its next one are all mined or of open transactions, or a reorg deeper than the finality setting,
+//! or a chain that was restored from an older copy, has taken transactions away. Nothing behind such a gap can be mined, so
+//! its transactions are opened again: the same bytes, at the same nonces.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::db;
@@ -50,8 +50,8 @@ pub struct GapRepairer {
     pub reopened: Arc<Notify>,
 }
 
-/// The most nonces that one step repairs.
-const BATCH: u64 = 16;
+/// How far ahead of the chain nonces are repaired: what is opened again is looked after until it is mined.
+const WINDOW: u64 = 64;
 
 impl Worker for GapRepairer {
     type Error = Error;
@@ -59,31 +59,38 @@ impl Worker for GapRepairer {
     async fn run_once(&self) -> Result<Progress, Error> {
         let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
         let mined = self.sender.chain.nonce(lane.id.signer, At::Latest).await?;
-        let (oldest_open, next) = self.sender.store.open_nonces(lane.id).await?;
+        // In this order: a transaction that is made meanwhile is beyond what is looked at.
+        let next = self.sender.store.next_nonce(lane.id).await?;
+        let open = self.sender.store.open_nonces(lane.id).await?;
         if mined > next {
             tracing::warn!(signer = %lane.id.signer, mined, next, "somebody else sends from the signer, nonces are skipped");
             self.sender.store.raise_nonce(lane, mined).await?;
         }
-        let lasts = self.lasts((mined < oldest_open).then_some(mined));
-        if !lasts {
-            return Ok(Progress::Idle);
-        }
-        for nonce in (mined..oldest_open).take(usize::try_from(BATCH).unwrap_or(usize::MAX)) {
+        let missing_from = |from: u64| (from..next).find(|nonce| !open.contains(nonce));
+        let mut missing = missing_from(mined);
+        let Some(since) = self.lasts(missing) else { return Ok(Progress::Idle) };
+        while let Some(nonce) = missing.filter(|nonce| *nonce < mined + WINDOW) {
             self.repair(lane, nonce).await?;
+            missing = missing_from(nonce + 1);
         }
+        // What is missing behind the window has been missing for as long.
+        *self.seen() = missing.map(|nonce| (nonce, since));
         self.reopened.notify_one();
-        Ok(Progress::Worked)
+        Ok(Progress::Idle)
     }
 }
 
 impl GapRepairer {
-    /// Whether the gap that was seen has been there for long enough.
-    fn lasts(&self, gap: Option<u64>) -> bool {
+    /// Since when the gap that begins there has been seen, if that is long enough.
+    fn lasts(&self, gap: Option<u64>) -> Option<DateTime<Utc>> {
         let now = self.sender.clock.now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = seen.filter(|(at, _)| Some(*at) == gap).map_or(now, |(_, since)| since);
-        *seen = gap.map(|gap| (gap, since));
-        gap.is_some() && now - since >= self.patience
+        let mut seen = self.seen();
+        *seen = gap.map(|gap| (gap, seen.filter(|(at, _)| *at == gap).map_or(now, |(_, since)| since)));
+        seen.map(|(_, since)| since).filter(|since| now - *since >= self.patience)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<(u64, DateTime<Utc>)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn repair(&self, lane: Lane, nonce: u64) -> Result<(), Error> {

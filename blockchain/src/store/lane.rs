@@ -1,5 +1,7 @@
 //! Lanes: who may use them, and their next nonces.
 
+use std::collections::BTreeSet;
+
 use alloy::primitives::Address;
 use chrono::{DateTime, Utc};
 use shared::db::{self, Tx};
@@ -112,26 +114,29 @@ impl Store {
     ///
     /// When the database cannot be read, or the lane was never taken.
     pub async fn next_nonce(&self, lane: LaneId) -> db::Result<u64> {
-        Ok(self.open_nonces(lane).await?.1)
+        let row = sqlx::query("-- store::next_nonce\n select next_nonce from lane where chain_id = $1 and signer = $2")
+            .bind(lane.chain_id.cast_signed())
+            .bind(lane.signer())
+            .fetch_one(self.database.reader())
+            .await?;
+        db::unsigned(&row, "next_nonce")
     }
 
-    /// The nonce of the lane's oldest open transaction, or, where there is none, its next nonce; and its next nonce.
+    /// The nonces of the lane's open transactions.
     ///
     /// # Errors
     ///
-    /// When the database cannot be read, or the lane was never taken.
-    pub async fn open_nonces(&self, lane: LaneId) -> db::Result<(u64, u64)> {
-        let row = sqlx::query(
+    /// When the database cannot be read.
+    pub async fn open_nonces(&self, lane: LaneId) -> db::Result<BTreeSet<u64>> {
+        let rows = sqlx::query(
             "-- store::open_nonces
-             select next_nonce, coalesce((select min(t.nonce) from chain_transaction t where t.state = 'pending'
-                 and t.chain_id = l.chain_id and t.signer = l.signer), next_nonce) as oldest_open
-             from lane l where chain_id = $1 and signer = $2",
+             select nonce from chain_transaction where state = 'pending' and chain_id = $1 and signer = $2",
         )
         .bind(lane.chain_id.cast_signed())
         .bind(lane.signer())
-        .fetch_one(self.database.reader())
+        .fetch_all(self.database.reader())
         .await?;
-        Ok((db::unsigned(&row, "oldest_open")?, db::unsigned(&row, "next_nonce")?))
+        rows.iter().map(|row| db::unsigned(row, "nonce")).collect()
     }
 }
 
