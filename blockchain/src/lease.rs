@@ -79,8 +79,10 @@ impl Worker for Holder {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        let now = self.sender.clock.now();
+        let (now, is_held) = (self.sender.clock.now(), self.sender.lane().is_some());
         let until = now + self.duration;
+        // Should what follows fail, the lease runs out all the same.
+        metrics::gauge!("lane_held").set(u8::from(is_held));
         let Some(lane) = self.sender.store.lease(self.sender.id, &self.owner, now, until).await? else {
             if self.sender.lease.held().is_some() {
                 tracing::warn!(signer = %self.sender.id.signer, "another process has taken the lane, standing by");
