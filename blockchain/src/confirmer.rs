@@ -15,7 +15,7 @@ use shared::worker::{Progress, Worker};
 use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::chain::{self, At, Block, Chain, LogEntry, Receipt};
+use crate::chain::{self, At, Block, Chain, LogEntry, Receipt, Refusal};
 use crate::contract::{self, GrantDistributor::GrantPaid};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
@@ -92,22 +92,38 @@ impl Worker for Confirmer {
     async fn run_once(&self) -> Result<Progress, Error> {
         let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
         let pending = self.sender.store.pending(lane.id).await?;
-        let Some(oldest) = pending.first() else { return Ok(Progress::Idle) };
+        if pending.is_empty() {
+            return Ok(Progress::Idle);
+        }
         // What is read in one look belongs together: one node, the nonces before the receipts.
         let node = self.sender.chain.one_node();
         let head = node.head().await?;
         let (now, resend_after) = (self.sender.clock.now(), self.rules.patience.resend_after);
-        if self.settled_head.load(Ordering::Relaxed) == head.number
-            && !pending.iter().any(|one| one.is_overdue(resend_after, now))
-        {
+        let overdue = |one: &Pending| one.mined_in.is_none() && one.is_overdue(resend_after, now);
+        let new_block = self.settled_head.load(Ordering::Relaxed) != head.number;
+        if !new_block && !pending.iter().any(overdue) {
             // Receipts come with blocks.
             return Ok(Progress::Idle);
         }
-        let sight = self.look(&*node, lane, head, oldest.nonce).await?;
-        let receipts = try_join_all(pending.iter().map(|transaction| receipt(&*node, transaction))).await?;
-        let receipts = self.on_the_chain(&*node, receipts).await?;
+        let mut sight = self.look(&*node, lane, head, new_block).await?;
+        let mut receipts = self.receipts(&*node, &pending).await?;
         // One that cannot be followed for now does not hold up those behind it.
         let mut first_error = None;
+        let unexplained = |(one, receipt): (&Pending, &Option<Receipt>)| {
+            receipt.is_none() && one.nonce < sight.mined_nonce && overdue(one)
+        };
+        if let Some(number) = sight.final_block
+            && pending.iter().zip(&receipts).any(unexplained)
+        {
+            // Asked only then, since many nodes keep no old states; and the receipts again, which must be newer.
+            match node.nonce(lane.id.signer, At::Number(number)).await {
+                Ok(nonce) => {
+                    sight.final_nonce = Some(nonce);
+                    receipts = self.receipts(&*node, &pending).await?;
+                }
+                Err(error) => first_error = Some(error.into()),
+            }
+        }
         for (transaction, receipt) in pending.iter().zip(receipts) {
             if let Err(error) = self.follow(lane, transaction, receipt, &sight).await {
                 first_error.get_or_insert(error);
@@ -132,31 +148,16 @@ async fn receipt(node: &dyn Chain, transaction: &Pending) -> chain::Result<Optio
 }
 
 impl Confirmer {
-    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block, oldest_nonce: u64) -> chain::Result<Sight> {
+    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block, new_block: bool) -> chain::Result<Sight> {
         let final_block = self.rules.finality.last_block(node, head).await?;
         let mined_nonce = node.nonce(lane.id.signer, At::Latest).await?;
-        let final_nonce = match final_block {
-            Some(number) if number == head.number => Some(mined_nonce),
-            // It matters only for a nonce that is used up.
-            Some(number) if mined_nonce > oldest_nonce => match node.nonce(lane.id.signer, At::Number(number)).await {
-                Ok(nonce) => Some(nonce),
-                Err(error) if error.is_unreachable() => return Err(error),
-                Err(error) => {
-                    tracing::debug!(%error, number, "the node has no state of the last final block");
-                    None
-                }
-            },
-            _ => None,
-        };
-        Ok(Sight { mined_nonce, final_nonce, final_block })
+        Ok(Sight { mined_nonce, final_nonce: None, final_block, new_block })
     }
 
-    /// The receipts whose blocks are on the chain now: a node may go on showing one of a block that is gone.
-    async fn on_the_chain(
-        &self,
-        node: &dyn Chain,
-        mut receipts: Vec<Option<Receipt>>,
-    ) -> chain::Result<Vec<Option<Receipt>>> {
+    /// The receipts of the transactions whose blocks are on the chain now: a node may go on showing one of a block that is
+    /// gone.
+    async fn receipts(&self, node: &dyn Chain, pending: &[Pending]) -> chain::Result<Vec<Option<Receipt>>> {
+        let mut receipts = try_join_all(pending.iter().map(|transaction| receipt(node, transaction))).await?;
         if fail_point::switched("receipt_without_block_hash") {
             return Ok(receipts);
         }
@@ -215,7 +216,10 @@ impl Confirmer {
         let Some(newest) = transaction.attempts.last() else { return Ok(()) };
         let (base_fee, tip) = self.sender.chain.asked_fees().await?;
         let ceiling = self.rules.max_fee_per_gas;
-        let fees = Fees::offer(base_fee, tip, ceiling).and_then(|offer| newest.fees.replaced_by(offer, ceiling));
+        let fees = Fees::offer(base_fee, tip, ceiling).and_then(|offer| match transaction.fees_to_outbid() {
+            Some(fees) => fees.replaced_by(offer, ceiling),
+            None => Ok(offer),
+        });
         let fees = match fees {
             Ok(fees) => fees,
             Err(error) if transaction.is_overdue(self.rules.patience.resend_after, self.sender.clock.now()) => {
@@ -249,7 +253,11 @@ impl Confirmer {
         let now = self.sender.clock.now();
         let cancelled =
             transaction.attempt(receipt.transaction_hash).is_some_and(|attempt| attempt.purpose == Purpose::Cancel);
-        let (end, verdicts) = if cancelled {
+        let refused = transaction.attempts.iter().any(|attempt| attempt.refusal == Some(Refusal::Invalid));
+        let (end, verdicts) = if cancelled && refused {
+            // The same grants in a transaction like this one would be refused again: others first.
+            (End::Cancelled, again(payments, now + self.rules.postpone))
+        } else if cancelled {
             (End::Cancelled, again(payments, now))
         } else if receipt.succeeded {
             (End::Succeeded, self.verdicts(payments, receipt).await?)

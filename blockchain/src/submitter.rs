@@ -14,7 +14,7 @@ use shared::db;
 use shared::worker::{Progress, Worker};
 use tokio::sync::Notify;
 
-use crate::chain::{self, Call};
+use crate::chain::{self, Call, Refusal};
 use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
 use crate::deployment::Deployment;
 use crate::domain::Payment;
@@ -211,6 +211,12 @@ impl Worker for Submitter {
         // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.
         let sent = self.sender.send(lane, signed.hash).await;
         self.sent.notify_one();
+        if let Err(sender::Error::Chain { source, .. }) = &sent
+            && source.refusal() == Some(Refusal::Invalid)
+        {
+            // The confirmer cancels it. What a node never takes is most often too large: next time half of it.
+            self.allowed.store((payments.len() / 2).max(1), Ordering::Relaxed);
+        }
         sent?;
         Ok(Progress::Worked)
     }

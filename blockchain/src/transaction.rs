@@ -21,6 +21,8 @@ pub struct Pending {
     pub nonce: u64,
     /// When it was committed.
     pub created_at: DateTime<Utc>,
+    /// Since when it is not on the chain: when it was committed, or when the chain lost it.
+    pub open_since: DateTime<Utc>,
     /// The block that held it when we looked last, if one did.
     pub mined_in: Option<BlockId>,
     /// Its signed bytes, the newest last: any of them may be mined, and only one can be.
@@ -93,7 +95,7 @@ pub struct Patience {
     pub resend_after: TimeDelta,
     /// After the newest attempt was made, until another one offers more for gas.
     pub replace_after: TimeDelta,
-    /// After the transaction was made, until it is cancelled.
+    /// After the transaction was made, or the chain lost it, until it is cancelled.
     pub cancel_after: TimeDelta,
 }
 
@@ -102,10 +104,12 @@ pub struct Patience {
 pub struct Sight {
     /// The nonce that the chain takes next.
     pub mined_nonce: u64,
-    /// The same as of the last final block, where there is one and the node knows.
+    /// The same as of the last final block, where there is one and a node was asked.
     pub final_nonce: Option<u64>,
     /// The number of the last final block, where there is one.
     pub final_block: Option<u64>,
+    /// Whether there is a block that was not there when we looked last.
+    pub new_block: bool,
 }
 
 /// What is to be done.
@@ -151,23 +155,36 @@ impl Pending {
             return if for_ever && self.is_overdue(patience.resend_after, now) { Step::GiveUp } else { Step::Wait };
         }
         let Some(newest) = self.attempts.last() else { return Step::Wait };
+        let tried_since = newest.created_at.max(self.open_since);
+        let waits_since = |since: DateTime<Utc>, patience: TimeDelta| now - since >= patience;
+        // Only the transaction that the chain takes next can be helped: those behind it wait for it. And what a node has
+        // taken cannot be helped while no blocks are made: it would only get dearer.
+        let is_next = sight.mined_nonce == self.nonce;
+        let can_be_helped = is_next && (sight.new_block || newest.refusal.is_some() || newest.sent_at.is_none());
+        if can_be_helped && newest.purpose == Purpose::Pay {
+            // One that no node has taken yet has its time from its own beginning on: the nodes may have been away.
+            let since = if newest.sent_at.is_some() { self.open_since } else { tried_since };
+            if newest.refusal == Some(Refusal::Invalid) || waits_since(since, patience.cancel_after) {
+                return Step::Replace(Purpose::Cancel);
+            }
+        }
         if newest.sent_at.is_none() {
             return Step::SendAgain;
         }
-        // Only the transaction that the chain takes next can be helped: those behind it wait for it.
-        if sight.mined_nonce == self.nonce {
-            let waits_since = |since: DateTime<Utc>, patience: TimeDelta| now - since >= patience;
-            let never = newest.refusal == Some(Refusal::Invalid);
-            if newest.purpose == Purpose::Pay && (never || waits_since(self.created_at, patience.cancel_after)) {
-                return Step::Replace(Purpose::Cancel);
-            }
-            let too_cheap = matches!(newest.refusal, Some(Refusal::Underpriced | Refusal::ReplacementUnderpriced));
-            let replace_after = if too_cheap { patience.resend_after } else { patience.replace_after };
-            if waits_since(newest.created_at, replace_after) {
-                return Step::Replace(newest.purpose);
-            }
+        let too_cheap = matches!(newest.refusal, Some(Refusal::Underpriced | Refusal::ReplacementUnderpriced));
+        let replace_after = if too_cheap { patience.resend_after } else { patience.replace_after };
+        if can_be_helped && waits_since(tried_since, replace_after) {
+            return Step::Replace(newest.purpose);
         }
-        if self.is_overdue(patience.resend_after, now) { Step::SendAgain } else { Step::Wait }
+        let was_early = is_next && newest.refusal == Some(Refusal::NonceTooHigh);
+        if was_early || self.is_overdue(patience.resend_after, now) { Step::SendAgain } else { Step::Wait }
+    }
+
+    /// The fees that the next attempt must outbid: those of the newest one that a node may have.
+    #[must_use]
+    pub fn fees_to_outbid(&self) -> Option<Fees> {
+        let may_be_there = |attempt: &&Attempt| attempt.refusal != Some(Refusal::Invalid);
+        self.attempts.iter().rev().find(may_be_there).map(|attempt| attempt.fees)
     }
 
     /// Whether it was not sent, or so long ago.
@@ -240,7 +257,8 @@ mod tests {
 
     /// Made and sent at second 0, with nonce 5.
     fn pending() -> Pending {
-        Pending { id: "t".into(), nonce: 5, created_at: at(0), mined_in: None, attempts: vec![attempt(1, 0, Some(0))] }
+        let attempts = vec![attempt(1, 0, Some(0))];
+        Pending { id: "t".into(), nonce: 5, created_at: at(0), open_since: at(0), mined_in: None, attempts }
     }
 
     fn receipt(number: u64, hash: u8) -> Receipt {
@@ -255,7 +273,7 @@ mod tests {
     }
 
     /// The chain takes nonce 5 next; block 7 is final.
-    const NEXT: Sight = Sight { mined_nonce: 5, final_nonce: Some(5), final_block: Some(7) };
+    const NEXT: Sight = Sight { mined_nonce: 5, final_nonce: Some(5), final_block: Some(7), new_block: true };
 
     #[test]
     fn a_receipt_counts_when_its_block_is_final() {
@@ -295,6 +313,44 @@ mod tests {
     }
 
     #[test]
+    fn while_no_blocks_are_made_only_what_was_refused_gets_dearer() {
+        let halted = Sight { new_block: false, ..NEXT };
+        assert_eq!(pending().next_step(&halted, None, &PATIENCE, at(60)), Step::SendAgain);
+        assert_eq!(pending().next_step(&halted, None, &PATIENCE, at(600)), Step::SendAgain);
+        let mut refused = pending();
+        refused.attempts[0].refusal = Some(Refusal::Underpriced);
+        assert_eq!(refused.next_step(&halted, None, &PATIENCE, at(10)), Step::Replace(Purpose::Pay));
+    }
+
+    #[test]
+    fn bytes_that_no_node_takes_are_cancelled_in_the_end() {
+        let unsent = Pending { attempts: vec![attempt(1, 0, None)], ..pending() };
+        assert_eq!(unsent.next_step(&NEXT, None, &PATIENCE, at(599)), Step::SendAgain);
+        assert_eq!(unsent.next_step(&NEXT, None, &PATIENCE, at(600)), Step::Replace(Purpose::Cancel));
+    }
+
+    #[test]
+    fn a_transaction_that_the_chain_has_lost_has_all_its_time_again() {
+        let lost = Pending { open_since: at(5_000), ..pending() };
+        let step = |second| lost.next_step(&NEXT, None, &PATIENCE, at(second));
+        assert_eq!(step(5_001), Step::SendAgain);
+        assert_eq!(step(5_060), Step::Replace(Purpose::Pay));
+        assert_eq!(step(5_600), Step::Replace(Purpose::Cancel));
+    }
+
+    #[test]
+    fn what_no_node_has_need_not_be_outbid() {
+        let mut pending = pending();
+        let dearer = Fees { max_fee_per_gas: 200, max_priority_fee_per_gas: 20 };
+        pending.attempts.push(Attempt { fees: dearer, ..attempt(2, 1, Some(1)) });
+        assert_eq!(pending.fees_to_outbid(), Some(dearer));
+        pending.attempts[1].refusal = Some(Refusal::Invalid);
+        assert_eq!(pending.fees_to_outbid(), Some(pending.attempts[0].fees));
+        pending.attempts[0].refusal = Some(Refusal::Invalid);
+        assert_eq!(pending.fees_to_outbid(), None);
+    }
+
+    #[test]
     fn a_transaction_behind_another_is_sent_again_and_never_replaced() {
         let behind = Sight { mined_nonce: 4, final_nonce: Some(4), ..NEXT };
         assert_eq!(pending().next_step(&behind, None, &PATIENCE, at(1_000)), Step::SendAgain);
@@ -321,6 +377,7 @@ mod tests {
         assert_eq!(refused(Refusal::ReplacementUnderpriced), (Step::Wait, Step::Replace(Purpose::Pay)));
         assert_eq!(refused(Refusal::Invalid).0, Step::Replace(Purpose::Cancel));
         assert_eq!(refused(Refusal::InsufficientFunds), (Step::Wait, Step::SendAgain));
+        assert_eq!(refused(Refusal::NonceTooHigh).0, Step::SendAgain, "it is the next one by now");
         assert_eq!(refused(Refusal::Unknown), (Step::Wait, Step::SendAgain));
     }
 
@@ -329,7 +386,7 @@ mod tests {
         fn nothing_but_a_final_block_ends_a_transaction(
             mined_nonce in 0..10_u64, final_nonce in 0..10_u64, final_block in 0..10_u64, in_block: Option<u8>, second in 0..2_000_i64
         ) {
-            let sight = Sight { mined_nonce, final_nonce: Some(final_nonce), final_block: Some(final_block) };
+            let sight = Sight { mined_nonce, final_nonce: Some(final_nonce), final_block: Some(final_block), new_block: true };
             let receipt = in_block.map(|number| receipt((number % 10).into(), 9));
             match pending().next_step(&sight, receipt.as_ref(), &PATIENCE, at(second)) {
                 Step::Settle => prop_assert!(receipt.is_some_and(|receipt| receipt.block_number <= final_block)),

@@ -510,6 +510,7 @@ async fn the_block_of_a_transaction_is_remembered_and_forgotten(place: Place) {
         store.mined(HELD, &only_pending(&store).await, at_last, at(20)).await.unwrap();
         assert_eq!(only_pending(&store).await.mined_in, at_last);
     }
+    assert_eq!(only_pending(&store).await.open_since, at(20), "since it fell back");
     assert_eq!(history(&store, &id).await, ["made", "mined", "fell_back", "mined", "fell_back"]);
 }
 
@@ -533,6 +534,7 @@ async fn a_transaction_that_the_chain_has_lost_is_open_again_with_its_payments(p
     assert_eq!(only_pending(&store).await.attempts[0].hash, a.hash);
     assert_eq!(store.payments_in(&id).await.unwrap().len(), 2);
     assert_eq!(store.open_nonces(LANE).await.unwrap(), [0].into());
+    assert_eq!(only_pending(&store).await.open_since, at(40));
 
     let again = payments[..2].iter().cloned().zip(endings).collect();
     store.settle(&settlement(Some(&id), again), at(50)).await.unwrap();

@@ -265,7 +265,10 @@ impl Store {
     pub async fn pending(&self, lane: LaneId) -> db::Result<Vec<Pending>> {
         let rows = sqlx::query(
             "-- store::pending
-             select t.id, t.nonce, t.created_at, t.mined_block, t.mined_block_hash, a.hash, a.purpose,
+             select t.id, t.nonce, t.created_at, coalesce((select max(e.at) from chain_transaction_event e
+                        where e.transaction_id = t.id and e.kind in ('fell_back', 'reopened')), t.created_at)
+                        as open_since,
+                    t.mined_block, t.mined_block_hash, a.hash, a.purpose,
                     a.max_fee_per_gas_wei, a.max_priority_fee_per_gas_wei, a.created_at as attempted_at, a.sent_at,
                     a.refusal
              from chain_transaction t join attempt a on a.transaction_id = t.id
@@ -284,6 +287,7 @@ impl Store {
                     id: row.try_get("id")?,
                     nonce,
                     created_at: db::time(row, "created_at")?,
+                    open_since: db::time(row, "open_since")?,
                     mined_in: mined_in(row)?,
                     attempts: vec![attempt(row)?],
                 }),
