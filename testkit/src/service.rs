@@ -76,6 +76,13 @@ impl Service {
         self.part.program()
     }
 
+    /// The same service once more, on another port and with another log. Not started yet.
+    #[must_use]
+    pub fn twin(&self, port: u16, log: PathBuf) -> Self {
+        let program = self.program().env("LISTEN_ADDRESS", format!("127.0.0.1:{port}")).log_to(&log);
+        Self { name: self.name.clone(), port, log, part: Part::new(program) }
+    }
+
     /// Sets a variable for the next start.
     pub fn set(&self, key: &str, value: &str) {
         self.part.change(|program| program.env(key, value));

@@ -9,6 +9,7 @@ mod configuration;
 mod crashes;
 mod dead_letters;
 mod harness;
+mod lanes;
 mod messages;
 mod outages;
 mod republishing;

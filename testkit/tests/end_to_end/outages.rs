@@ -40,7 +40,8 @@ async fn call_contract<C: SolCall>(stack: &Stack, to: alloy::primitives::Address
     Ok(())
 }
 
-async fn until_unhealthy(stack: &Stack, dependency: &str, reason: &str) -> Result<()> {
+/// Waits until a dependency of the blockchain service is down for this reason.
+pub(crate) async fn until_unhealthy(stack: &Stack, dependency: &str, reason: &str) -> Result<()> {
     until(SOON, &format!("{dependency} to be down: {reason}"), async || {
         let Ok(health) = stack.blockchain_client().health().await else { return false };
         let said = health.body["dependencies"][dependency]["reason"].as_str().unwrap_or_default().to_owned();
