@@ -24,7 +24,7 @@ use testkit::{Database, Place};
 use tokio::runtime::Runtime;
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn grants_are_what_the_model_says(sequential 1..60 => Ledger);

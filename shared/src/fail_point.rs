@@ -12,7 +12,7 @@ pub async fn reach(name: &str) {
     #[cfg(feature = "failpoints")]
     {
         if armed::dies_here(name) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         fail::fail_point!(name, |_| std::process::abort());
     }
