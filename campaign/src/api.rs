@@ -12,7 +12,7 @@ use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use shared::dead_letter::{self, DeadLetters};
 use shared::http::Problem;
@@ -77,6 +77,12 @@ pub fn routes(store: Store, acceptor: Acceptor, letters: DeadLetters, republishe
         .with_state(Context { store, acceptor, letters, republisher })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
+}
+
+/// The routes of the service while it waits for its database: whatever is asked cannot be answered yet, and nobody is
+/// told that it does not exist.
+pub fn starting_routes() -> Router {
+    Router::new().route("/{*path}", any(async || Problem::unavailable()))
 }
 
 fn documented() -> OpenApiRouter<Context> {

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 pub use config::Config;
 use republisher::Republisher;
 use shared::clock::Clock;
@@ -78,7 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         .await
         .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
-    let routes = Routes::new(http::with_common_routes(Router::new(), health.clone(), metrics.clone()));
+    let routes = Routes::new(http::with_common_routes(api::starting_routes(), health.clone(), metrics.clone()));
     let server_stopped = CancellationToken::new();
     lifecycle.spawn("http", {
         let (server, stopped) = (routes.serve(listener, lifecycle.shutdown()), server_stopped.clone().drop_guard());

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::stack::Builder;
-use testkit::{Stack, anvil, until_some};
+use testkit::{GrantRequest, Stack, anvil, until_some};
 
 use crate::harness::{SOON, builder};
 
@@ -74,4 +74,19 @@ async fn a_service_that_waits_for_its_chain_stops_when_told_to_and_keeps_the_url
     for said in [health.body.to_string(), stack.blockchain.logged().unwrap()] {
         assert!(said.contains("refused") && !said.contains("secret-provider-key"), "{said}");
     }
+}
+
+/// A client would take 404 for the last word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_service_that_waits_for_its_database_asks_clients_to_come_back() {
+    let stack = prepared().start().await.unwrap();
+    stack.campaign.set("DATABASE_URL", "postgres://nobody@127.0.0.1:9/nothing");
+    stack.campaign.spawn().unwrap();
+    let answer = until_some(SOON, "an answer", || async {
+        stack.campaign_client().request(&GrantRequest::new("alice", "summer")).await.ok()
+    })
+    .await
+    .unwrap();
+    assert_eq!((answer.status, answer.body["type"].as_str()), (503, Some("urn:problem-type:unavailable")));
+    assert!(stack.campaign.answers("/livez").await);
 }
