@@ -8,7 +8,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STACK := $(TARGET_DIR)/debug/stack
 NODE_MODULES := contracts/node_modules/.package-lock.json
 
-.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test lint clean
+.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test chaos lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ build: $(NODE_MODULES) ## Build everything, and install the contracts' npm packa
 test: ## Check and test everything, installing what is missing
 	@testkit/scripts/setup.sh
 	@testkit/scripts/test.sh
+
+chaos: build ## Cause faults under load for ten minutes, and hold what was promised against the chain (docs/RELIABILITY.md)
+	@cargo build --locked --workspace --features testkit/failpoints --bin campaign-failpoints --bin blockchain-failpoints
+	@$(STACK) chaos
 
 lint: ## Check format, lints and documentation
 	@cargo fmt --all -- --check

@@ -11,7 +11,7 @@ passed=0
 failed=0
 table=()
 
-# The numbers before "passed" and "failed" in the closing lines of cargo, forge and test_services.sh.
+# The numbers before "passed" and "failed" in the closing lines of cargo, forge, test_services.sh and the fault campaign.
 tally() {
     sed $'s/\x1b\\[[0-9;]*m//g' "$output" | awk '
         /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
@@ -39,6 +39,7 @@ step contracts npm test --silent --prefix contracts
 step build cargo build --locked --workspace
 step workspace cargo test --locked --workspace --no-fail-fast
 step services "${CARGO_TARGET_DIR:-target}/debug/stack" exec ./test_services.sh
+step chaos env CHAOS_SEED=1 CHAOS_MINUTES=2 make --no-print-directory chaos
 
 echo
 printf '%s\n' "${table[@]}"

@@ -68,11 +68,24 @@ impl Anvil {
     /// # Errors
     /// When anvil is not installed (the message says how to get it) or does not answer in time.
     pub async fn start(log: PathBuf, port: u16, block_time: Duration) -> Result<Self> {
-        let program = Program::new("anvil", program()?, log).args([
+        Self::start_with(log, port, [format!("--block-time={}", block_time.as_secs_f64())]).await
+    }
+
+    /// Starts a chain that makes no blocks by itself (see [`Miner`](crate::Miner)) and keeps its state in the file
+    /// `state`: read at each start, if it is there, and written whenever the chain is [stopped](Self::stop). What is
+    /// not mined by then is lost.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_from(log: PathBuf, port: u16, state: &Path) -> Result<Self> {
+        Self::start_with(log, port, ["--no-mining".to_owned(), format!("--state={}", state.display())]).await
+    }
+
+    async fn start_with<const N: usize>(log: PathBuf, port: u16, own: [String; N]) -> Result<Self> {
+        let program = Program::new("anvil", program()?, log).args(own).args([
             "--host=127.0.0.1".to_owned(),
             format!("--port={port}"),
             format!("--chain-id={CHAIN_ID}"),
-            format!("--block-time={}", block_time.as_secs_f64()),
             format!("--gas-limit={BLOCK_GAS}"),
             "--enable-tx-gas-limit".to_owned(),
             format!("--prune-history={STATES}"),
@@ -87,7 +100,7 @@ impl Anvil {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it again after [`stop`](Self::stop) or [`kill9`](Self::kill9), as a new, empty chain.
+    /// Starts it again after [`stop`](Self::stop) or [`kill9`](Self::kill9): as a new, empty chain, or from its state.
     ///
     /// # Errors
     /// When it does not answer in time; the end of its log is in the message.

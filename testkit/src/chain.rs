@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::interface::{GrantPaid, Token, WalletFactory};
+use self::interface::{GrantPaid, GrantSkipped, Token, WalletFactory};
 
 /// Base units in one whole token.
 pub const UNIT: u64 = 1_000_000_000_000_000_000;
@@ -35,6 +35,7 @@ mod interface {
         }
 
         event GrantPaid(uint256 indexed id, address indexed to, uint256 amount);
+        event GrantSkipped(uint256 indexed id);
     }
 }
 
@@ -149,6 +150,16 @@ impl Chain {
             .collect()
     }
 
+    /// How often the distributor was given a grant that it had paid before, and paid nothing.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn skipped(&self) -> Result<usize> {
+        let distributor = self.contracts.distributor;
+        let filter = Filter::new().address(distributor).event_signature(GrantSkipped::SIGNATURE_HASH).from_block(0);
+        Ok(self.provider.get_logs(&filter).await.context("cannot read what was skipped")?.len())
+    }
+
     /// How many ids were paid more than once. The contract promises 0.
     ///
     /// # Errors
@@ -200,6 +211,18 @@ impl Chain {
     /// When the chain does not answer or does not remember that many states.
     pub async fn reorg(&self, depth: u64) -> Result<()> {
         self.rpc("anvil_reorg", json!([depth, []])).await.map(drop)
+    }
+
+    /// Mines one block, whose gas costs at least so many gwei if that is given.
+    ///
+    /// # Errors
+    /// When the chain does not answer.
+    pub async fn mine_one(&self, base_fee_gwei: Option<u64>) -> Result<()> {
+        if let Some(gwei) = base_fee_gwei {
+            let wei = u128::from(gwei) * 1_000_000_000;
+            self.rpc("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")])).await?;
+        }
+        self.rpc("evm_mine", json!([])).await.map(drop)
     }
 
     /// Forgets all transactions that are not mined.

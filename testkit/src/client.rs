@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// What `POST /token-request` is asked.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GrantRequest {
     /// Who is rewarded.
     pub user_id: String,
@@ -137,7 +137,16 @@ impl CampaignClient {
     /// # Panics
     /// When the machine cannot make HTTP requests at all.
     pub fn new(base: impl Into<String>) -> Self {
-        Self { client: client(), base: base.into() }
+        Self { client: client(PATIENCE), base: base.into() }
+    }
+
+    /// The same, by somebody who waits no longer than this for an answer.
+    ///
+    /// # Panics
+    /// When the machine cannot make HTTP requests at all.
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { client: client(patience), ..self }
     }
 
     /// Requests a grant, with a JSON body.
@@ -233,7 +242,7 @@ impl BlockchainClient {
     /// # Panics
     /// When the machine cannot make HTTP requests at all.
     pub fn new(base: impl Into<String>) -> Self {
-        Self { client: client(), base: base.into() }
+        Self { client: client(PATIENCE), base: base.into() }
     }
 
     /// `GET /health`: the state of each dependency.
@@ -269,8 +278,11 @@ impl BlockchainClient {
     }
 }
 
-fn client() -> Client {
-    Client::builder().timeout(Duration::from_secs(30)).build().expect("the options are fixed and valid")
+/// How long a client waits for an answer unless told.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn client(patience: Duration) -> Client {
+    Client::builder().timeout(patience).build().expect("the options are fixed and valid")
 }
 
 async fn answer(request: RequestBuilder) -> Result<Answer> {

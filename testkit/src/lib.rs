@@ -19,14 +19,19 @@
 
 pub mod anvil;
 pub mod chain;
+pub mod chaos;
 pub mod client;
+pub mod disk;
 pub mod emulator;
+pub mod miner;
 pub mod paths;
 pub mod place;
 pub mod ports;
 pub mod postgres;
+pub mod postgres_proxy;
 pub mod process;
 pub mod pubsub;
+pub mod rpc_proxy;
 pub mod service;
 pub mod stack;
 pub mod wait;
@@ -35,11 +40,15 @@ pub use self::{
     anvil::Anvil,
     chain::{Chain, Contracts, base_units},
     client::{Answer, BlockchainClient, CampaignClient, Grant, GrantRequest},
+    disk::Disk,
     emulator::Emulator,
+    miner::Miner,
     paths::RunDir,
     place::Place,
     postgres::Postgres,
+    postgres_proxy::PostgresProxy,
     pubsub::Pubsub,
+    rpc_proxy::{Lie, RpcProxy},
     service::Service,
     stack::{Database, Ports, Stack},
     wait::{until, until_some},

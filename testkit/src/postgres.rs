@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use crate::{
     paths::{RunDir, is_program, on_path},
     ports,
-    process::{Process, Program, Signal},
+    process::{Part, Program, Signal},
 };
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -32,7 +32,7 @@ const SUPERUSER: &str = "postgres";
 pub struct Postgres {
     /// Of its maintenance database.
     url: String,
-    process: Option<Process>,
+    part: Option<Part>,
 }
 
 impl Postgres {
@@ -47,7 +47,7 @@ impl Postgres {
 
     async fn start() -> Result<Self> {
         if let Ok(url) = env::var("TEST_DATABASE_URL") {
-            let server = Self { url, process: None };
+            let server = Self { url, part: None };
             server.ping().await.context("TEST_DATABASE_URL is set, and no server answers there")?;
             return Ok(server);
         }
@@ -73,19 +73,51 @@ impl Postgres {
             .run(START_TIMEOUT)
             .await?;
         let port = ports::free()?;
-        let process = program("postgres")
+        let program = program("postgres")
             .args(["-D".as_ref(), data.as_os_str()])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c".to_owned(), format!("port={port}")])
             .args(["-c", "max_connections=300", "-c", "shared_buffers=32MB", "-c", "max_wal_size=128MB"])
             // Its immediate shutdown: also the way to end its workers, which are in process groups of their own.
             .stop_signal(Signal::QUIT)
-            .scratch(&folder)
-            .spawn()?;
+            .scratch(&folder);
         let url = format!("postgres://{SUPERUSER}@127.0.0.1:{port}/postgres");
-        let server = Self { url, process: None };
-        process.ready(START_TIMEOUT, || async { server.ping().await.is_ok() }).await?;
-        Ok(Self { process: Some(process), ..server })
+        let server = Self { url, part: Some(Part::new(program)) };
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// Whether it is this process's own, and so may be crashed.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// Where it listens, `host:port`.
+    ///
+    /// # Errors
+    /// When its URL is malformed.
+    pub fn address(&self) -> Result<String> {
+        let options = self.options()?;
+        Ok(format!("{}:{}", options.get_host(), options.get_port()))
+    }
+
+    /// Ends it and all its sessions at once, without a checkpoint, as a crash would (its immediate shutdown).
+    ///
+    /// # Errors
+    /// When it is somebody else's, or does not end.
+    pub async fn crash(&self) -> Result<()> {
+        self.part.as_ref().context("the PostgreSQL server is not this process's to crash")?.stop().await
+    }
+
+    /// Starts it again after [`crash`](Self::crash), and waits until it answers. A given server is left alone.
+    ///
+    /// # Errors
+    /// When it does not answer in time; the end of its log is in the message.
+    pub async fn launch(&self) -> Result<()> {
+        let Some(part) = &self.part else { return Ok(()) };
+        part.spawn()?;
+        part.ready(START_TIMEOUT, || async { self.ping().await.is_ok() }).await
     }
 
     /// Creates an empty database and returns its URL. The name is made unique.
@@ -98,26 +130,53 @@ impl Postgres {
             "{name:?} is no name for a database: a to z and _"
         );
         let name = format!("{name}_{:08x}", rand::rng().random::<u32>());
-        let mut connection = self.options()?.connect().await.context("cannot connect to PostgreSQL")?;
-        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}")))
-            .execute(&mut connection)
-            .await
-            .with_context(|| format!("cannot create the database {name}"))?;
-        connection.close().await?;
+        self.execute(&format!("create database {name}")).await?;
         Ok(self.options()?.database(&name).to_url_lossy().to_string())
+    }
+
+    /// Ends all sessions on a database, as its administrator may; returns how many there were.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn end_sessions(&self, database: &str) -> Result<usize> {
+        let mut connection = self.options()?.connect().await.context("cannot connect to PostgreSQL")?;
+        let ended = sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
+            .bind(database)
+            .fetch_all(&mut connection)
+            .await
+            .with_context(|| format!("cannot end the sessions on {database}"))?;
+        connection.close().await?;
+        Ok(ended.len())
+    }
+
+    /// Makes the database `copy` a copy of the database `of`, whose sessions are ended. One that exists is replaced.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn copy_database(&self, of: &str, copy: &str) -> Result<()> {
+        self.execute(&format!("drop database if exists {copy} with (force)")).await?;
+        self.end_sessions(of).await?;
+        self.execute(&format!("create database {copy} template {of}")).await
+    }
+
+    async fn execute(&self, statement: &str) -> Result<()> {
+        let mut connection = self.options()?.connect().await.context("cannot connect to PostgreSQL")?;
+        let statement_text = AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement_text).execute(&mut connection).await.with_context(|| format!("cannot {statement}"))?;
+        Ok(connection.close().await?)
     }
 
     /// Freezes it: connections are accepted by the kernel, and nobody answers new ones. A given server is left alone.
     pub fn pause(&self) {
-        if let Some(process) = &self.process {
-            process.pause();
+        if let Some(part) = &self.part {
+            part.pause();
         }
     }
 
     /// Lets it go on after [`pause`](Self::pause).
     pub fn resume(&self) {
-        if let Some(process) = &self.process {
-            process.resume();
+        if let Some(part) = &self.part {
+            part.resume();
         }
     }
 

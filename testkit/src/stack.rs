@@ -1,6 +1,6 @@
 //! Everything at once: emulator, chain, contracts, databases and both services.
 
-mod builder;
+pub(crate) mod builder;
 
 use std::time::Duration;
 

@@ -238,15 +238,8 @@ impl Builder {
 
         let common = [("PUBSUB_EMULATOR_HOST", emulator.get().host().to_owned()), ("GCP_PROJECT_ID", project.clone())];
         let campaign = environment(&common, databases.0, [], self.campaign);
-        let blockchain = [
-            ("RPC_URL", anvil.url()),
-            ("CHAIN_ID", anvil::CHAIN_ID.to_string()),
-            ("SIGNER_KEY", anvil::SUBMITTER.key.to_owned()),
-            ("DISTRIBUTOR_ADDRESS", contracts.distributor.to_string()),
-            ("WALLET_FACTORY_ADDRESS", contracts.wallet_factory.to_string()),
-            ("CAMPAIGN_URL", format!("http://127.0.0.1:{}", ports.campaign)),
-        ];
-        let blockchain = environment(&common, databases.1, blockchain, self.blockchain);
+        let chain = blockchain_environment(&anvil.url(), &contracts, ports.campaign);
+        let blockchain = environment(&common, databases.1, chain, self.blockchain);
         let stack = Stack {
             campaign: Service::new("campaign", ports.campaign, run_dir.log("campaign"), campaign)?,
             blockchain: Service::new("blockchain", ports.blockchain, run_dir.log("blockchain"), blockchain)?,
@@ -270,7 +263,7 @@ impl Builder {
 }
 
 /// Deploys the contracts, as the operator of a new chain would, with the service's own command.
-async fn deploy(rpc_url: &str, run_dir: &RunDir) -> Result<Contracts> {
+pub(crate) async fn deploy(rpc_url: &str, run_dir: &RunDir) -> Result<Contracts> {
     let told = Program::new("blockchain deploy", workspace_binary("blockchain")?, run_dir.log("deploy"))
         .hermetic()
         .arg("deploy")
@@ -285,6 +278,22 @@ async fn deploy(rpc_url: &str, run_dir: &RunDir) -> Result<Contracts> {
     serde_json::from_str(line).with_context(|| format!("`blockchain deploy` printed {line:?}"))
 }
 
+/// What the blockchain service is told of the chain, and of the campaign service that listens on a port.
+pub(crate) fn blockchain_environment(
+    rpc_url: &str,
+    contracts: &Contracts,
+    campaign_port: u16,
+) -> [(&'static str, String); 6] {
+    [
+        ("RPC_URL", rpc_url.to_owned()),
+        ("CHAIN_ID", anvil::CHAIN_ID.to_string()),
+        ("SIGNER_KEY", anvil::SUBMITTER.key.to_owned()),
+        ("DISTRIBUTOR_ADDRESS", contracts.distributor.to_string()),
+        ("WALLET_FACTORY_ADDRESS", contracts.wallet_factory.to_string()),
+        ("CAMPAIGN_URL", format!("http://127.0.0.1:{campaign_port}")),
+    ]
+}
+
 async fn database(kind: Database, service: &str, folder: &Path) -> Result<String> {
     match kind {
         Database::Sqlite => Ok(format!("sqlite://{}", folder.join(format!("{service}.db")).display())),
@@ -293,7 +302,7 @@ async fn database(kind: Database, service: &str, folder: &Path) -> Result<String
 }
 
 /// What a service is told: what both are, its own, and what a test wants otherwise.
-fn environment<const N: usize>(
+pub(crate) fn environment<const N: usize>(
     common: &[(&str, String)],
     database_url: String,
     own: [(&str, String); N],
@@ -311,7 +320,7 @@ fn environment<const N: usize>(
 }
 
 /// A project that no other stack on this machine's emulators has.
-fn new_project() -> String {
+pub(crate) fn new_project() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("test-{:08x}-{count}", rand::random::<u32>())

@@ -1,6 +1,7 @@
 //! `stack`: runs the whole system on this machine, for a demonstration, for development and for tests that need it whole.
 //! The Makefile's targets are short names for its commands.
 
+mod chaos;
 mod demo;
 mod interrupt;
 mod print;
@@ -33,6 +34,11 @@ enum Command {
         /// Seconds between two blocks
         #[arg(long, env = "BLOCK_TIME_SECONDS", default_value_t = 1.0)]
         block_time: f64,
+    },
+    /// Cause faults under load, seed by seed, and hold what clients were promised against the chain
+    Chaos {
+        #[command(flatten)]
+        settings: chaos::Settings,
     },
     /// Start everything on the ports of the specification, and leave it running
     Up {
@@ -79,6 +85,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { participants, block_time } => Box::pin(demo::demo(&participants, block_time)).await,
+        Command::Chaos { settings } => Box::pin(chaos::chaos(&settings)).await,
         Command::Up { settings } => run::up(Mode::Up, &settings).await,
         Command::Dev { settings } => run::up(Mode::Dev, &settings).await,
         Command::Stop => run::stop().await,
