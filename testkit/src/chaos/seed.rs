@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     audit::{End, OnChain, Promised, Verdict},
-    fault::Fault,
+    fault::{Fault, Which},
     kind::Kind,
     load::{Books, Ledger, Load, Wanted},
     schedule::{Lane, Planned, Schedule},
-    world::World,
+    world::{Notes, World},
 };
 use crate::{
     anvil::Anvil,
@@ -199,7 +199,6 @@ struct Watched {
 struct Injected {
     by_kind: BTreeMap<Kind, usize>,
     not_done: Vec<String>,
-    points: BTreeSet<&'static str>,
     healed: Option<Instant>,
 }
 
@@ -222,8 +221,9 @@ impl Watched {
             () = open.follow(self, &client) => unreachable!("there may always be more"),
         }
 
-        let quiet_from = self.injected.lock().unwrap_or_else(PoisonError::into_inner).healed;
-        let quiet_from = quiet_from.map_or(began + load.length, |healed| healed.max(began + load.length));
+        let healed = self.injected.lock().unwrap_or_else(PoisonError::into_inner).healed;
+        let restarted = world.notes().deaths.iter().map(|(_, restarted)| *restarted).max();
+        let quiet_from = healed.into_iter().chain(restarted).fold(began + load.length, Instant::max);
         let _ = timeout(patience, open.until_none(self, &client)).await;
         let recovery_seconds = open.is_none().then(|| quiet_from.elapsed().as_secs_f64());
         self.audit(world, schedule, recovery_seconds).await
@@ -236,13 +236,19 @@ impl Watched {
             let times = world.carry_out(fault).await.with_context(|| format!("cannot carry out {fault}"))?;
             self.note(fault.kind(), times as usize);
             let mut injected = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
-            injected.healed = Some(Instant::now());
             match fault {
+                // Noted when it comes true.
+                Fault::KillAtFailPoint { .. } => {}
                 _ if times == 0 => injected.not_done.push(fault.to_string()),
-                Fault::KillAtFailPoint { point, .. } => drop(injected.points.insert(point)),
                 _ => {}
             }
         }
+        let which = match lane {
+            Lane::Campaign => Which::Campaign,
+            Lane::Blockchain => Which::Blockchain,
+            _ => return Ok(()),
+        };
+        self.note(Kind::Kill, world.disarm(which).await? as usize);
         Ok(())
     }
 
@@ -250,6 +256,7 @@ impl Watched {
         if times > 0 {
             let mut injected = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
             *injected.by_kind.entry(kind).or_default() += times;
+            injected.healed = Some(Instant::now());
         }
     }
 
@@ -291,7 +298,10 @@ impl Watched {
         let verdict = Verdict::of(&promised, &chain);
 
         let skipped = world.chain.skipped().await?;
+        let Notes { findings, deaths, not_reached, .. } = world.notes();
+        self.note(Kind::KillAtFailPoint, deaths.len());
         let injected = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_done = not_reached.iter().map(|point| format!("{} at {point}", Kind::KillAtFailPoint));
         Ok(Outcome {
             seed: schedule.seed,
             database: match schedule.database {
@@ -299,7 +309,7 @@ impl Watched {
                 Database::Postgres => "postgres",
             },
             faults: injected.by_kind.iter().map(|(kind, times)| (kind.name(), *times)).collect(),
-            not_done: injected.not_done.clone(),
+            not_done: injected.not_done.iter().cloned().chain(not_done).collect(),
             schedule: schedule.to_string().lines().map(|line| line.trim().to_owned()).collect(),
             accepted: accepted.len(),
             verdict,
@@ -307,8 +317,8 @@ impl Watched {
             retries,
             recovery_seconds,
             contradictions,
-            findings: world.findings(),
-            points: injected.points.clone(),
+            findings,
+            points: deaths.into_iter().map(|(point, _)| point).collect(),
             took_seconds: 0.0,
         })
     }

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     fault::{Fault, Which},
@@ -44,6 +45,9 @@ pub(super) const BLOCK_TIME: Duration = Duration::from_millis(250);
 /// As how many nodes the chain appears.
 const NODES: usize = 2;
 
+/// The signal that a process ends with at a fail point.
+const SIGABRT: i32 = 6;
+
 /// The disk of a service's `SQLite` file.
 const DISK_BYTES: u64 = 128 << 20;
 
@@ -63,9 +67,22 @@ pub(super) struct World {
     pub(super) miner: Miner,
     pub(super) rpc: RpcProxy,
     pub(super) databases: Databases,
-    findings: Mutex<Vec<String>>,
+    notes: Mutex<Notes>,
     // Last: it is removed after the processes that write into it are gone.
     pub(super) run_dir: RunDir,
+}
+
+/// What was seen of the services' processes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notes {
+    /// What services did that they should not, though no grant need have suffered.
+    pub(super) findings: Vec<String>,
+    /// Points at which services died, and when they were started again.
+    pub(super) deaths: Vec<(&'static str, Instant)>,
+    /// Points that were armed and never reached.
+    pub(super) not_reached: Vec<&'static str>,
+    /// The points that are armed now.
+    armed: [Option<&'static str>; 2],
 }
 
 /// Where the services keep their data.
@@ -122,6 +139,8 @@ impl World {
             ("BATCH_MAX_GRANTS", "100".to_owned()),
             ("MAX_IN_FLIGHT", "16".to_owned()),
             ("RESEND_AFTER_SECONDS", "1".to_owned()),
+            ("REPLACE_AFTER_SECONDS", "2".to_owned()),
+            ("CANCEL_AFTER_SECONDS", "6".to_owned()),
             ("POSTPONE_SECONDS", "1".to_owned()),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value)).into();
@@ -144,7 +163,7 @@ impl World {
             miner,
             rpc,
             databases,
-            findings: Mutex::default(),
+            notes: Mutex::default(),
             run_dir,
         };
         if let Some(Fault::ClocksApart { service, seconds }) = &schedule.clocks {
@@ -181,34 +200,71 @@ impl World {
 
     /// Notes something that a service did which it should not, though no grant need have suffered.
     pub(super) fn found(&self, finding: impl Into<String>) {
-        self.notes().push(finding.into());
+        self.notes_now().findings.push(finding.into());
     }
 
     /// What was noted.
-    pub(super) fn findings(&self) -> Vec<String> {
-        self.notes().clone()
+    pub(super) fn notes(&self) -> Notes {
+        self.notes_now().clone()
     }
 
-    fn notes(&self) -> MutexGuard<'_, Vec<String>> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Starts a service that does not run, as it is: a point that was armed is not armed any more.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started.
+    pub(super) fn start_again(&self, which: Which) -> Result<()> {
+        let mut notes = self.notes_now();
+        let armed = notes.armed[which as usize].take();
+        notes.not_reached.extend(armed);
+        drop(notes);
+        self.service(which).spawn()
+    }
+
+    /// Notes at which point a service is to die that was just started.
+    pub(super) fn arm(&self, which: Which, point: &'static str) {
+        self.notes_now().armed[which as usize] = Some(point);
+    }
+
+    /// Whether a service is to die at some point.
+    pub(super) fn is_armed(&self, which: Which) -> bool {
+        self.notes_now().armed[which as usize].is_some()
+    }
+
+    /// Notes how a service came to its end, and starts it again.
+    pub(super) async fn bury(&self, which: Which) {
+        let service = self.service(which);
+        let status = service.ended(POLL).await;
+        let armed = self.notes_now().armed[which as usize].take();
+        if let (Some(point), Ok(status)) = (armed, &status)
+            && status.signal() == Some(SIGABRT)
+        {
+            self.notes_now().deaths.push((point, Instant::now()));
+        } else {
+            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let said = tail(service.log(), 3).unwrap_or_default();
+            self.found(format!("{which} ended by itself ({how}), armed for {armed:?}; it said last: {said}"));
+        }
+        if let Err(error) = self.start_again(which) {
+            self.found(format!("{which} cannot be started again: {error:#}"));
+        }
     }
 
     /// Starts services again that ended by themselves, as an orchestrator would; does not return.
     pub(super) async fn supervise(&self) {
         loop {
             for which in [Which::Campaign, Which::Blockchain] {
-                let service = self.service(which);
                 if let Ok(_held) = self.held[which as usize].try_lock()
-                    && let Some(end) = service.unexpected_end()
+                    && self.service(which).unexpected_end().is_some()
                 {
-                    self.found(format!("{which} ended by itself: {}", last_words(service, &end)));
-                    if let Err(error) = service.spawn() {
-                        self.found(format!("{which} cannot be started again: {error:#}"));
-                    }
+                    self.bury(which).await;
                 }
             }
             sleep(POLL * 4).await;
         }
+    }
+
+    fn notes_now(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends everything.
@@ -219,13 +275,6 @@ impl World {
         tokio::try_join!(self.campaign.kill9(), self.blockchain.kill9(), self.twin.kill9(), self.anvil.kill9())?;
         Ok(())
     }
-}
-
-/// How a process ended, and the end of its log.
-fn last_words(service: &Service, end: &anyhow::Error) -> String {
-    let how = end.to_string().lines().next().unwrap_or_default().to_owned();
-    let said = tail(service.log(), 3).unwrap_or_default();
-    format!("{how}; it said last: {said}")
 }
 
 impl Databases {

@@ -86,13 +86,13 @@ impl World {
                 // A copy can be made while nobody is connected.
                 service.kill9().await?;
                 server.copy_database(&blockchain.name, &copy).await?;
-                service.spawn()?;
+                self.start_again(Which::Blockchain)?;
                 hold(age).await;
                 service.kill9().await?;
                 server.copy_database(&copy, &blockchain.name).await?;
             }
         }
-        service.spawn()?;
+        self.start_again(Which::Blockchain)?;
         Ok(1)
     }
 }
