@@ -46,6 +46,9 @@ const ROUND: usize = 400;
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Logs of seeds that took longer than this to recover are kept.
+const SLOW_SECONDS: f64 = 20.0;
+
 /// How long a stack may take to start.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 
@@ -126,7 +129,8 @@ impl Venue {
         world.stop().await?;
         let outcome = Outcome { took_seconds: began.elapsed().as_secs_f64(), ..outcome };
         drop(world);
-        if outcome.is_good() {
+        let slow = outcome.recovery_seconds.is_none_or(|seconds| seconds > SLOW_SECONDS);
+        if outcome.is_good() && !slow && std::env::var_os("TESTKIT_KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&folder);
         }
         Ok(outcome)
