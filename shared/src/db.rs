@@ -56,7 +56,9 @@ impl Error {
             return false;
         };
         match error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+            // A server that hangs up before its first byte, as proxies without a server behind them do, is a protocol
+            // error to sqlx.
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
             // PostgreSQL: admin_shutdown, crash_shutdown, and cannot_connect_now, while it stops or starts;
             // too_many_connections.
             sqlx::Error::Database(error) => {

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -192,6 +193,20 @@ async fn a_server_that_nobody_listens_at_is_away() {
     let error = refused(&format!("postgres://postgres@127.0.0.1:{port}/nothing")).await;
     assert!(error.is_unreachable() && !error.is_data(), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(30), "after {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_at_once_is_away() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            // The question whether it speaks TLS.
+            let _ = client.unwrap().read_exact(&mut [0; 8]);
+        }
+    });
+    let error = refused(&format!("postgres://postgres@127.0.0.1:{port}/nothing")).await;
+    assert!(error.is_unreachable() && !error.is_data(), "{error:?}");
 }
 
 #[tokio::test]
