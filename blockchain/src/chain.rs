@@ -48,6 +48,12 @@ impl Error {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable(_))
     }
+
+    /// Whether the node does not answer, or answers that it cannot answer now.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.is_unreachable() || self.refusal() == Some(Refusal::Busy)
+    }
 }
 
 /// The result of a call to the chain.

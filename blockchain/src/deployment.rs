@@ -109,11 +109,12 @@ impl Read<'_> {
         Ok(is_contract)
     }
 
-    /// What the node or the contract answers with an error is a problem of the configuration; no answer is not.
+    /// What the node or the contract answers with an error is a problem of the configuration; no answer for now is
+    /// not.
     fn answered<T>(&mut self, what: &str, answer: chain::Result<T>) -> chain::Result<Option<T>> {
         match answer {
             Ok(value) => Ok(Some(value)),
-            Err(error) if error.is_unreachable() => Err(error),
+            Err(error) if error.is_passing() => Err(error),
             Err(error) => {
                 self.problems.push(format!("{what}: {error}"));
                 Ok(None)
@@ -156,7 +157,7 @@ impl Read<'_> {
             Ok(false) => self.problems.push(format!(
                 "the distributor {distributor} does not hold MINTER_ROLE at the token {token}; an admin grants it"
             )),
-            Err(error) if error.is_unreachable() => return Err(error),
+            Err(error) if error.is_passing() => return Err(error),
             Ok(true) | Err(_) => {}
         }
         Ok(Some((token, decimals)))

@@ -343,8 +343,8 @@ async fn find(
 
     let signer = Signer::new(key);
     let chain = Rpc::connect(&settings.rpc_urls)?;
-    let unreachable = |error: &deployment::Error| matches!(error, deployment::Error::Chain(e) if e.is_unreachable());
-    let (deployment, chain_id) = until_reachable(&needs.chain, unreachable, async || {
+    let passing = |error: &deployment::Error| matches!(error, deployment::Error::Chain(e) if e.is_passing());
+    let (deployment, chain_id) = until_reachable(&needs.chain, passing, async || {
         Deployment::verify(&chain, signer.address(), settings.addresses).await
     })
     .await?;

@@ -22,7 +22,8 @@ use blockchain::signer::{Signed, Signer, Unsigned};
 use shared::event::{GrantRequested, TokenType};
 use shared::id::Issuer;
 use testkit::anvil::{ADMIN, Account, CHAIN_ID, STRANGER, SUBMITTER};
-use testkit::{Anvil, Contracts, RunDir, base_units, ports, until_some};
+use testkit::rpc_proxy::Liar;
+use testkit::{Anvil, Contracts, Lie, RpcProxy, RunDir, base_units, ports, until_some};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -309,6 +310,20 @@ async fn a_chain_that_is_away_is_not_called_misconfigured() {
         Err(deployment::Error::Chain(error)) => assert!(error.is_unreachable(), "{error}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_node_that_is_busy_is_not_called_misconfigured() {
+    let stage = Stage::set().await;
+    let proxy = RpcProxy::start(&stage.anvil.url(), 1).await.unwrap();
+    let chain = Rpc::connect(&[proxy.urls()[0].parse().unwrap()]).unwrap();
+    let _ = proxy.arm(Lie::RateLimited, 1, Liar::All);
+    let signer = stage.submitter.signer.address();
+    match Deployment::verify(&chain, signer, addresses(&stage.deployed)).await {
+        Err(deployment::Error::Chain(error)) => assert!(error.is_passing() && !error.is_unreachable(), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    Deployment::verify(&chain, signer, addresses(&stage.deployed)).await.unwrap();
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use alloy::transports::{RpcError, TransportErrorKind, TransportResult};
 use async_trait::async_trait;
 use url::Url;
 
-use super::{At, Block, Call, Chain, Error, LogEntry, Receipt, Refusal, Result};
+use super::{At, Block, Call, Chain, Error, LogEntry, Receipt, Result};
 
 /// How long a call to a node may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ impl Rpc {
             Err(error) => Err(error),
         };
         if let Err(error) = &answer
-            && (error.is_unreachable() || error.refusal() == Some(Refusal::Busy))
+            && error.is_passing()
             && self.nodes.len() > 1
         {
             let next = (used + 1) % self.nodes.len();
