@@ -413,12 +413,14 @@ async fn a_dead_letter_that_was_not_acknowledged_is_one_row() {
     inbox(&bus, &ledger).handle(vec![lost], &CancellationToken::new()).await;
     drop(first);
     receiver.stop().await;
+    start_keeper(&bus).await;
 
     let mut receiver = bus.receive(Topic::Requests, 10);
     let second = deliveries(&mut receiver, 1).await;
     assert_eq!((&second[0].message_id, second[0].published_at), (&id, published_at));
     inbox(&bus, &ledger).handle(second, &CancellationToken::new()).await;
     receiver.stop().await;
+    start_keeper(&bus).await;
     let (letter, _) = dead_letters(&ledger.database, 1).await.remove(0);
     assert_eq!((letter.attempts, letter.message_id), (1, id));
     assert_eq!(left_over(&bus, &witness).await, [""; 0]);
