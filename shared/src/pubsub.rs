@@ -1,9 +1,10 @@
-//! Google Cloud Pub/Sub, real or emulated: the only module that knows Google's client library.
+//! Google Cloud Pub/Sub, real, emulated, or within the process: the only module that knows Google's client library.
 //!
 //! Names of topics and subscriptions are fixed by the contract with the outside; [`PubSub::ensure`] creates whatever is
 //! missing, dead-letter topics and policies included. Publishing is bounded in time; receiving is bounded in count.
 
 mod google;
+mod local;
 mod topology;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 pub use google::PubSub;
 use google_cloud_gax::error::rpc::Code;
+pub use local::Local;
 use serde::{Serialize, Serializer};
 pub use topology::Keeper;
 
@@ -167,6 +169,9 @@ pub enum Error {
     /// Pub/Sub did not answer in time.
     #[error("Pub/Sub did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// There is no such topic (any more).
+    #[error("the topic {0} does not exist")]
+    Missing(Topic),
 }
 
 /// The status that the server sent, without the call's headers.
@@ -192,6 +197,7 @@ impl Error {
         match self {
             Self::Call(error) => has_code(error, code),
             Self::Publish(google_cloud_pubsub::error::PublishError::Rpc(error)) => has_code(error, code),
+            Self::Missing(_) => matches!(code, Code::NotFound),
             _ => false,
         }
     }
