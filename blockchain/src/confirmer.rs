@@ -16,7 +16,10 @@ use shared::{db, fail_point};
 use tokio::sync::Notify;
 
 use crate::chain::{self, At, Block, Chain, LogEntry, Receipt, Refusal};
-use crate::contract::{self, GrantDistributor::GrantPaid};
+use crate::contract::{
+    self,
+    GrantDistributor::{GrantPaid, isPaidCall},
+};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
 use crate::fees::{Fees, TooExpensive};
@@ -125,7 +128,7 @@ impl Worker for Confirmer {
             }
         }
         for (transaction, receipt) in pending.iter().zip(receipts) {
-            if let Err(error) = self.follow(lane, transaction, receipt, &sight).await {
+            if let Err(error) = self.follow(&*node, lane, transaction, receipt, &sight).await {
                 first_error.get_or_insert(error);
             }
         }
@@ -176,6 +179,7 @@ impl Confirmer {
 
     async fn follow(
         &self,
+        node: &dyn Chain,
         lane: Lane,
         transaction: &Pending,
         receipt: Option<Receipt>,
@@ -196,11 +200,40 @@ impl Confirmer {
             (Step::SendAgain, _) => self.send_again(lane, transaction).await,
             (Step::Replace(purpose), _) => self.replace(lane, transaction, purpose).await,
             (Step::GiveUp, _) => {
-                tracing::error!(nonce, "the nonce was used by a transaction that is not ours, its grants go back");
                 let payments = self.sender.store.payments_in(&transaction.id).await?;
-                self.end(lane, transaction, End::GivenUp, None, again(payments, now)).await
+                let verdicts = self.without_receipt(node, payments, sight).await?;
+                tracing::error!(nonce, "the nonce was used by a transaction that is not ours, its grants go back");
+                self.end(lane, transaction, End::GivenUp, None, verdicts).await
             }
         }
+    }
+
+    /// What becomes of payments whose nonce is used up, where no receipt says by what. That is no proof that they were not
+    /// made: the distributor is asked for each.
+    async fn without_receipt(
+        &self,
+        node: &dyn Chain,
+        payments: Vec<Payment>,
+        sight: &Sight,
+    ) -> Result<Vec<(Payment, Verdict)>, Error> {
+        let not_before = self.sender.clock.now();
+        let mut verdicts = Vec::with_capacity(payments.len());
+        for payment in payments {
+            let id = payment.grant_id;
+            if !node.view(self.deployment.distributor, &isPaidCall { id: id.0 }).await? {
+                verdicts.push((payment, Verdict::Again { not_before }));
+                continue;
+            }
+            let ending = self.earlier_payment(&payment).await?;
+            if let Ending::Completed(paid) = &ending
+                && sight.final_block.is_none_or(|number| paid.block_number > number)
+            {
+                // Not final yet: another look will see more.
+                return Err(Error::Incomplete(id));
+            }
+            verdicts.push((payment, Verdict::Ended(ending)));
+        }
+        Ok(verdicts)
     }
 
     /// Sends the newest attempt again.
