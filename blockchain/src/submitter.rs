@@ -10,8 +10,8 @@ use std::time::Duration;
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall;
 use chrono::{DateTime, Utc};
-use shared::db;
 use shared::worker::{Progress, Worker};
+use shared::{db, fail_point};
 use tokio::sync::Notify;
 
 use crate::chain::{self, Call, Refusal};
@@ -191,6 +191,9 @@ impl Worker for Submitter {
             fees,
         };
         let signed = self.sender.signer.sign(unsigned)?;
+        if fail_point::switched("broadcast_before_commit") {
+            self.sender.chain.send(&signed.raw).await?;
+        }
         let transaction = NewTransaction {
             nonce,
             signed: &signed,

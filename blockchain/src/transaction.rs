@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use alloy::primitives::B256;
 use chrono::{DateTime, TimeDelta, Utc};
+use shared::fail_point;
 
 use crate::chain::{Receipt, Refusal};
 use crate::fees::Fees;
@@ -138,13 +139,17 @@ impl Pending {
     pub fn next_step(&self, sight: &Sight, receipt: Option<&Receipt>, patience: &Patience, now: DateTime<Utc>) -> Step {
         if let Some(receipt) = receipt {
             let block = BlockId { number: receipt.block_number, hash: receipt.block_hash };
-            return if sight.final_block.is_some_and(|number| block.number <= number) {
+            let is_final = sight.final_block.is_some_and(|number| block.number <= number);
+            return if is_final || fail_point::switched("settled_before_final") {
                 Step::Settle
             } else if self.mined_in == Some(block) {
                 Step::Wait
             } else {
                 Step::Mined(block)
             };
+        }
+        if fail_point::switched("no_receipt_means_not_mined") && self.is_overdue(patience.resend_after, now) {
+            return Step::GiveUp;
         }
         if self.mined_in.is_some() {
             return Step::FellBack;

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use shared::db::{self, Tx};
+use shared::fail_point;
 use shared::id::RequestId;
 use shared::outbox::{self, Pending};
 
@@ -154,7 +155,9 @@ impl Store {
                 Verdict::Again { .. } => None,
             })
             .collect();
-        outbox::enqueue(&mut tx, &messages).await?;
+        if !fail_point::switched("result_without_message") {
+            outbox::enqueue(&mut tx, &messages).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }

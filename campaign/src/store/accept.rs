@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use shared::db::{self, Tx};
 use shared::event::RequestEvent;
+use shared::fail_point;
 use shared::id::{CampaignId, IdempotencyKey, RequestId, UserId, WalletAddress};
 use shared::outbox::{self, Pending};
 
@@ -91,6 +92,9 @@ impl Store {
             .iter()
             .map(|grant| Pending::request(&RequestEvent::Requested(grant.to_message(self.issuer)), grant.trace, now))
             .collect();
+        if fail_point::switched("grant_without_message") {
+            return Ok(());
+        }
         outbox::enqueue(tx, &messages).await
     }
 }
@@ -194,7 +198,7 @@ async fn insert_keys(tx: &mut Tx, arrivals: &[Arrival], decisions: &[Decision]) 
             Decision::KeyReused { .. } | Decision::AlreadyGranted { .. } => None,
         })
         .collect();
-    if keys.is_empty() {
+    if keys.is_empty() || fail_point::switched("keys_forgotten") {
         return Ok(());
     }
     sqlx::query(

@@ -77,6 +77,9 @@ impl Worker for Relay {
             by_topic.entry(waiting.topic).or_default().push(waiting);
         }
         let mut tried = Tried::default();
+        if fail_point::switched("outbox_removed_before_publish") {
+            self.remove(&by_topic.values().flatten().cloned().collect::<Vec<_>>()).await?;
+        }
         for (topic, waiting) in by_topic {
             let refused = self.publish(topic, waiting, &mut tried, Alone::No).await;
             for waiting in refused {
@@ -99,6 +102,7 @@ impl Worker for Relay {
 }
 
 /// A row of the outbox.
+#[derive(Clone)]
 struct Waiting {
     id: String,
     topic: Topic,
