@@ -255,10 +255,17 @@ fn nothing_is_killed_before_its_deadline_or_given_more_memory_than_promised() {
 }
 
 #[test]
-fn one_signer_is_never_run_twice() {
-    let manifests = rendered();
-    let spec = &deployment(&manifests, "blockchain")["spec"];
-    assert_eq!((spec["replicas"].as_u64(), spec["strategy"]["type"].as_str()), (Some(1), Some("Recreate")));
+fn replicas_stand_by_and_none_has_a_database_of_its_own() {
+    let (manifests, secrets) = (rendered(), documents(&read("k8s/secret.example.yaml")));
+    for (name, ..) in SERVICES {
+        let spec = &deployment(&manifests, name)["spec"];
+        assert!(spec["replicas"].as_u64().unwrap() >= 2, "{name}");
+        // On SQLite each replica would have a file of its own.
+        let environment = environment_of(container(&manifests, name), &manifests, &secrets);
+        assert!(environment["DATABASE_URL"].starts_with("postgres://"), "{name}");
+        let budget = find(&manifests, "PodDisruptionBudget", name);
+        assert!(budget["spec"]["maxUnavailable"].as_u64() < spec["replicas"].as_u64(), "{name}");
+    }
 }
 
 #[test]
@@ -273,6 +280,7 @@ fn services_and_policies_select_the_pods_they_are_for() {
         assert!(selects(&service["spec"]["selector"]), "{name}");
         assert!(selects(&deployment(&manifests, name)["spec"]["selector"]["matchLabels"]), "{name}");
         assert!(selects(&find(&manifests, "NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]), "{name}");
+        assert!(selects(&find(&manifests, "PodDisruptionBudget", name)["spec"]["selector"]["matchLabels"]), "{name}");
         let account = &deployment(&manifests, name)["spec"]["template"]["spec"]["serviceAccountName"];
         find(&manifests, "ServiceAccount", account.as_str().unwrap());
     }
