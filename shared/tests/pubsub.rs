@@ -244,6 +244,12 @@ impl Running {
     }
 }
 
+/// Closes a stream, for others to get what it has given back.
+async fn close(receiver: Receiver, bus: &Arc<dyn Bus>) {
+    receiver.stop().await;
+    start_keeper(bus).await;
+}
+
 /// What the next process does first: the emulator would go on handing messages to streams that nobody reads any more.
 async fn start_keeper(bus: &Arc<dyn Bus>) {
     Keeper::new(bus.clone(), Arc::default()).run_once().await.unwrap();
@@ -315,7 +321,7 @@ async fn a_message_arrives_as_it_was_published() {
     let sent = message("r-1");
     assert_eq!((&delivery.message.data, &delivery.message.attributes), (&sent.data, &sent.attributes));
     delivery.ack();
-    receiver.stop().await;
+    close(receiver, &bus).await;
 }
 
 #[tokio::test]
@@ -412,15 +418,13 @@ async fn a_dead_letter_that_was_not_acknowledged_is_one_row() {
     let lost = Delivery::new(first.message.clone(), id.clone(), published_at, || {});
     inbox(&bus, &ledger).handle(vec![lost], &CancellationToken::new()).await;
     drop(first);
-    receiver.stop().await;
-    start_keeper(&bus).await;
+    close(receiver, &bus).await;
 
     let mut receiver = bus.receive(Topic::Requests, 10);
     let second = deliveries(&mut receiver, 1).await;
     assert_eq!((&second[0].message_id, second[0].published_at), (&id, published_at));
     inbox(&bus, &ledger).handle(second, &CancellationToken::new()).await;
-    receiver.stop().await;
-    start_keeper(&bus).await;
+    close(receiver, &bus).await;
     let (letter, _) = dead_letters(&ledger.database, 1).await.remove(0);
     assert_eq!((letter.attempts, letter.message_id), (1, id));
     assert_eq!(left_over(&bus, &witness).await, [""; 0]);
@@ -454,7 +458,7 @@ async fn a_message_that_the_store_refuses_is_set_aside_alone() {
     let mut receiver = bus.receive(Topic::Requests, 10);
     let batch = deliveries(&mut receiver, 5).await;
     inbox(&bus, &ledger).handle(batch, &CancellationToken::new()).await;
-    receiver.stop().await;
+    close(receiver, &bus).await;
 
     let each_once = ["a", "b", "c"].map(|id| (id.to_owned(), 1));
     assert_eq!(ledger.times().await, BTreeMap::from(each_once));
@@ -492,7 +496,7 @@ async fn a_duplicate_is_handed_on_and_acknowledged_like_any_other() {
     let mut receiver = bus.receive(Topic::Requests, 10);
     let batch = deliveries(&mut receiver, 3).await;
     inbox(&bus, &ledger).handle(batch, &CancellationToken::new()).await;
-    receiver.stop().await;
+    close(receiver, &bus).await;
     assert_eq!(ledger.times().await, BTreeMap::from([("r-1".to_owned(), 3)]));
     assert_eq!(left_over(&bus, &witness).await, [""; 0]);
 }
@@ -524,7 +528,7 @@ async fn a_message_that_nobody_answers_is_delivered_again() {
     publish(&bus, &["r-1"]).await;
     let mut receiver = bus.receive(Topic::Requests, 10);
     drop(deliveries(&mut receiver, 1).await);
-    receiver.stop().await;
+    close(receiver, &bus).await;
     assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "r-1");
 }
 
