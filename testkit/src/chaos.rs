@@ -8,11 +8,13 @@
 //! `docs/RELIABILITY.md` says what each fault does and what the figures of the report mean.
 
 pub mod audit;
+mod auditor;
 pub mod fault;
 mod inject;
 pub mod kind;
 mod load;
 mod messages;
+mod operator;
 pub mod report;
 pub mod schedule;
 mod seed;

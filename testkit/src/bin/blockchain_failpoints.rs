@@ -2,10 +2,15 @@
 
 use std::process::ExitCode;
 
-use blockchain::config::Cli;
+use blockchain::config::{Cli, Command};
 use clap::Parser as _;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    blockchain::run(Cli::parse().config).await
+    let Cli { command, config } = Cli::parse();
+    match command {
+        None => blockchain::run(config).await,
+        Some(Command::Deploy(deploy)) => blockchain::run_deploy(deploy).await,
+        Some(Command::Audit(audit)) => Ok(audit.run().await),
+    }
 }

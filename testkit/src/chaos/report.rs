@@ -53,6 +53,8 @@ pub struct Report {
     pub wrong_amount: usize,
     /// Grants that did not end.
     pub stuck: usize,
+    /// Differences that the product's own auditor has found, by ledger and kind.
+    pub auditor: BTreeMap<String, usize>,
     /// Answers to clients that contradict each other, or refuse what cannot be refused.
     pub contradictions: usize,
     /// How often the contract was given a grant that it had paid.
@@ -96,6 +98,9 @@ impl Report {
         self.paid_twice += outcome.verdict.paid_twice;
         self.wrong_amount += outcome.verdict.wrong_amount;
         self.stuck += outcome.verdict.stuck;
+        for (difference, times) in &outcome.auditor {
+            *self.auditor.entry(difference.clone()).or_default() += times;
+        }
         self.contradictions += outcome.contradictions.len();
         self.skipped_by_contract += outcome.skipped;
         *self.seeds_by_database.entry(outcome.database).or_default() += 1;
@@ -169,12 +174,13 @@ impl Report {
             ("fail points at which a service died", self.fail_points.len().to_string()),
             ("grants accepted", self.grants_accepted.to_string()),
             ("completed", self.completed.to_string()),
-            ("failed, with a reason", reasons(self.failed, &self.failed_by_reason)),
+            ("failed, with a reason", counted(&self.failed_by_reason)),
             ("**lost**", format!("**{}**", self.lost)),
             ("**paid twice**", format!("**{}**", self.paid_twice)),
             ("**wrong amount or recipient**", format!("**{}**", self.wrong_amount)),
             ("**stuck**", format!("**{}**", self.stuck)),
             ("contradictory answers", self.contradictions.to_string()),
+            ("differences that `blockchain audit` names", counted(&self.auditor)),
             ("submissions that the contract skipped", self.skipped_by_contract.to_string()),
             ("longest time to recover", format!("{:.1} s", self.max_recovery_seconds)),
             ("reproduce", format!("`make chaos CHAOS_SEED={} CHAOS_SEEDS={}`", self.first_seed, self.seeds)),
@@ -195,8 +201,10 @@ impl Report {
     }
 }
 
-fn reasons(total: usize, by_reason: &BTreeMap<String, usize>) -> String {
-    let each: Vec<String> = by_reason.iter().map(|(reason, grants)| format!("{grants} {reason}")).collect();
+/// A sum, and what it is made of.
+fn counted(by_name: &BTreeMap<String, usize>) -> String {
+    let each: Vec<String> = by_name.iter().map(|(name, times)| format!("{times} {name}")).collect();
+    let total: usize = by_name.values().sum();
     if each.is_empty() { total.to_string() } else { format!("{total} ({})", each.join(", ")) }
 }
 
@@ -230,6 +238,7 @@ mod tests {
             skipped: 1,
             retries: 0,
             recovery_seconds: Some(2.0),
+            auditor: BTreeMap::new(),
             contradictions: Vec::new(),
             findings: Vec::new(),
             points: BTreeSet::new(),

@@ -131,6 +131,8 @@ impl World {
             ("GCP_PROJECT_ID", project.clone()),
             ("PUBSUB_STREAMS", "2".to_owned()),
             ("SHUTDOWN_DEADLINE_SECONDS", "10".to_owned()),
+            // What ends a service is said in a line.
+            ("RUST_BACKTRACE", "0".to_owned()),
         ];
         let own = [("REPUBLISH_AFTER_SECONDS", "1".to_owned())];
         let campaign = environment(&common, databases.url(Which::Campaign), own, [].into());
@@ -141,6 +143,8 @@ impl World {
             ("RESEND_AFTER_SECONDS", "1".to_owned()),
             ("REPLACE_AFTER_SECONDS", "2".to_owned()),
             ("CANCEL_AFTER_SECONDS", "6".to_owned()),
+            ("AUDIT_EVERY_SECONDS", "5".to_owned()),
+            ("AUDIT_GRACE_SECONDS", "20".to_owned()),
             ("POSTPONE_SECONDS", "1".to_owned()),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value)).into();

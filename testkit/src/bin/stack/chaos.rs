@@ -168,6 +168,9 @@ fn tell(outcome: &Outcome) {
         verdict.stuck,
         outcome.skipped,
     );
+    for (difference, times) in &outcome.auditor {
+        say!("  the product's auditor: {times} {difference}");
+    }
     for list in [&verdict.differences, &outcome.contradictions, &outcome.findings] {
         for line in list.iter().take(10) {
             say!("  {line}");
@@ -194,6 +197,7 @@ fn show(report: &Report) {
         ("wrong amount or recipient", count(report.wrong_amount)),
         ("stuck", count(report.stuck)),
         ("contradictory answers", count(report.contradictions)),
+        ("differences that the product's auditor names", count(report.auditor.values().sum())),
         ("submissions that the contract skipped", count(report.skipped_by_contract)),
         ("longest time to recover", format!("{:.1} s", report.max_recovery_seconds)),
         ("altogether", format!("{:.1} min", report.minutes)),
