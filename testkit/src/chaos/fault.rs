@@ -153,10 +153,11 @@ impl Fault {
             Self::Freeze { milliseconds, .. }
             | Self::StopBlocks { milliseconds, .. }
             | Self::BaseFeeSpike { milliseconds, .. }
-            | Self::Rpc { milliseconds, .. }
             | Self::CutCommit { milliseconds, .. }
             | Self::LockTables { milliseconds, .. }
             | Self::FillDisk { milliseconds, .. } => *milliseconds,
+            // Told before the time is over, unless nobody asks.
+            Self::Rpc { milliseconds, .. } => milliseconds / 2,
             Self::TwinProcess { milliseconds, .. } => milliseconds + 500,
             Self::RestartEmulator { down } => down + 3_000,
             Self::RestartChain { down } | Self::RestartPostgres { down } => down + 500,

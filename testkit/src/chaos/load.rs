@@ -235,7 +235,7 @@ async fn ask(clients: &Clients, ledger: &Ledger, request: &GrantRequest) -> Answ
         }
         ledger.lock().retries += 1;
         sleep(pause.mul_f64(rand::rng().random_range(0.5..1.5))).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        pause = (pause * 2).min(Duration::from_secs(2));
     }
 }
 

@@ -52,6 +52,14 @@ impl Lane {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Campaign, Self::Blockchain, Self::Bus, Self::Chain, Self::Rpc, Self::Database];
 
+    /// Milliseconds between two faults. Processes get some time to do something that can be disturbed.
+    fn gap(self) -> std::ops::Range<u64> {
+        match self {
+            Self::Campaign | Self::Blockchain => 500..3_500,
+            Self::Bus | Self::Chain | Self::Rpc | Self::Database => 200..2_000,
+        }
+    }
+
     /// Whether faults of this kind happen in it.
     fn has(self, kind: Kind) -> bool {
         match kind {
@@ -156,7 +164,7 @@ impl Schedule {
                     continue;
                 }
                 faults.push(Planned { at: Duration::from_millis(at), lane, fault });
-                at = end + random.random_range(200..2_000);
+                at = end + random.random_range(lane.gap());
             }
         }
         faults.sort_by_key(|planned| (planned.at, planned.lane));
@@ -174,7 +182,7 @@ fn draw(kind: Kind, lane: Which, random: &mut Xoshiro256PlusPlus) -> Fault {
     let delivered = random.random();
     let times = random.random_range(1..=8);
     let liar = if random.random() { Liar::One } else { Liar::All };
-    let rpc = |lie, times| Fault::Rpc { lie, times, milliseconds: 1_500, liar };
+    let rpc = |lie, times| Fault::Rpc { lie, times, milliseconds: 3_000, liar };
     match kind {
         Kind::KillAtFailPoint => unreachable!("fail points have names, which the caller knows"),
         Kind::Kill => Fault::Kill { service: lane, down: random.random_range(0..1_500) },
@@ -215,7 +223,7 @@ fn draw(kind: Kind, lane: Which, random: &mut Xoshiro256PlusPlus) -> Fault {
             // The last is longer than the service waits for an answer.
             let milliseconds = pick([500, 1_500, 3_000, 11_000], random);
             let lie = Lie::Withheld { milliseconds };
-            Fault::Rpc { lie, times: times.min(2), milliseconds: milliseconds.max(1_500), liar }
+            Fault::Rpc { lie, times: times.min(2), milliseconds: milliseconds.max(3_000), liar }
         }
         Kind::RpcReset => rpc(Lie::Reset { delivered }, times),
         Kind::RpcRateLimit => rpc(Lie::RateLimited, times * 2),

@@ -212,21 +212,24 @@ impl World {
         self.notes_now().clone()
     }
 
-    /// Starts a service that does not run, as it is: a point that was armed is not armed any more.
+    /// Starts a service that does not run. A point that is armed and was not reached stays armed.
     ///
     /// # Errors
     /// When it runs, or cannot be started.
     pub(super) fn start_again(&self, which: Which) -> Result<()> {
-        let mut notes = self.notes_now();
-        let armed = notes.armed[which as usize].take();
-        notes.not_reached.extend(armed);
-        drop(notes);
-        self.service(which).spawn()
+        let service = self.service(which);
+        match self.notes_now().armed[which as usize] {
+            Some(point) => service.set("FAILPOINTS", &format!("{point}=return")),
+            None => service.unset("FAILPOINTS"),
+        }
+        service.spawn()
     }
 
-    /// Notes at which point a service is to die that was just started.
-    pub(super) fn arm(&self, which: Which, point: &'static str) {
-        self.notes_now().armed[which as usize] = Some(point);
+    /// Says at which point a service is to die from its next start on, or at none.
+    pub(super) fn arm(&self, which: Which, point: Option<&'static str>) {
+        let mut notes = self.notes_now();
+        let before = std::mem::replace(&mut notes.armed[which as usize], point);
+        notes.not_reached.extend(before);
     }
 
     /// Whether a service is to die at some point.

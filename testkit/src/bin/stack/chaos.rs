@@ -45,7 +45,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "CHAOS_DATABASE", value_enum)]
     database: Option<On>,
     /// Requests a second
-    #[arg(long, env = "CHAOS_RATE", default_value_t = 260)]
+    #[arg(long, env = "CHAOS_RATE", default_value_t = 240)]
     rate: u32,
     /// Seconds of load and faults in each seed
     #[arg(long, env = "CHAOS_LOAD_SECONDS", default_value_t = 12)]

@@ -22,11 +22,10 @@ impl World {
         let _held = self.hold(which).await;
         let service = self.service(which);
         service.kill9().await?;
+        self.arm(which, Some(point));
         let action = if after == 0 { "return".to_owned() } else { format!("{after}*off->return") };
         service.set("FAILPOINTS", &format!("{point}={action}"));
-        self.start_again(which)?;
-        service.unset("FAILPOINTS");
-        self.arm(which, point);
+        service.spawn()?;
         if service.ended(REACHED_WITHIN).await.is_ok() {
             self.bury(which).await;
         }
@@ -40,6 +39,7 @@ impl World {
         if !self.is_armed(which) {
             return Ok(0);
         }
+        self.arm(which, None);
         self.service(which).kill9().await?;
         self.start_again(which)?;
         Ok(1)
