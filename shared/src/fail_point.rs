@@ -14,7 +14,10 @@ pub async fn reach(name: &str) {
         if armed::dies_here(name) {
             std::future::pending::<()>().await;
         }
-        fail::fail_point!(name, |_| std::process::abort());
+        fail::fail_point!(name, |_| {
+            tracing::error!(point = name, "dies at a fail point");
+            std::process::abort()
+        });
     }
     #[cfg(not(feature = "failpoints"))]
     let _ = name;

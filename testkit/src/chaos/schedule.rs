@@ -13,6 +13,27 @@ use crate::{
     stack::Database,
 };
 
+/// The steps that every grant goes through, or that are taken all the time: services die at them when it is due. At the
+/// points of all other steps they die when they come there.
+const ORDINARY_STEPS: [&str; 12] = [
+    "accept",
+    "apply",
+    "assign",
+    "audit_read",
+    "inbox",
+    "lease",
+    "mark_sent",
+    "mined",
+    "receive",
+    "relay",
+    "sender",
+    "settle",
+];
+
+fn is_ordinary(point: &str) -> bool {
+    point.split(':').next().is_some_and(|step| ORDINARY_STEPS.contains(&step))
+}
+
 /// How many blocks make a payment final in a campaign. Reorgs are less deep.
 pub const CONFIRMATIONS: u64 = 6;
 
@@ -29,6 +50,15 @@ pub struct Plan {
     pub campaign_points: &'static [&'static str],
     /// The fail points of the blockchain service.
     pub blockchain_points: &'static [&'static str],
+}
+
+impl Plan {
+    fn points(&self, which: Which) -> &'static [&'static str] {
+        match which {
+            Which::Campaign => self.campaign_points,
+            Which::Blockchain => self.blockchain_points,
+        }
+    }
 }
 
 /// Faults of one lane happen one after the other; lanes go on at the same time.
@@ -116,6 +146,8 @@ pub struct Schedule {
     pub database: Database,
     /// The fault that lasts from start to end, if there is one: [`Fault::ClocksApart`].
     pub clocks: Option<Fault>,
+    /// Points at which a service dies once, whenever it comes there.
+    pub ambushes: Vec<(Which, &'static str)>,
     /// The others, by time.
     pub faults: Vec<Planned>,
 }
@@ -135,11 +167,19 @@ impl Schedule {
         let apart = possible.contains(&Kind::ClocksApart) && (random.random_ratio(1, 3) || only_clocks);
         let clocks = apart.then(|| draw(Kind::ClocksApart, Which::Campaign, &mut random));
 
+        let mut ambushes = Vec::new();
+        if possible.contains(&Kind::KillAtFailPoint) {
+            for which in [Which::Campaign, Which::Blockchain] {
+                let points = plan.points(which).iter().filter(|point| !is_ordinary(point));
+                ambushes.extend(points.filter(|_| random.random()).map(|point| (which, *point)));
+            }
+        }
+
         let length = u64::try_from(plan.length.as_millis()).unwrap_or(u64::MAX);
         let mut faults = Vec::new();
         for lane in Lane::ALL {
             let which = if lane == Lane::Campaign { Which::Campaign } else { Which::Blockchain };
-            let points = if lane == Lane::Campaign { plan.campaign_points } else { plan.blockchain_points };
+            let points = plan.points(which).iter().filter(|point| is_ordinary(point)).copied().collect::<Vec<_>>();
             let kinds: Vec<Kind> = possible
                 .iter()
                 .copied()
@@ -168,7 +208,7 @@ impl Schedule {
             }
         }
         faults.sort_by_key(|planned| (planned.at, planned.lane));
-        Self { seed, database, clocks, faults }
+        Self { seed, database, clocks, ambushes, faults }
     }
 }
 
@@ -258,6 +298,9 @@ impl fmt::Display for Schedule {
         if let Some(clocks) = &self.clocks {
             write!(f, "\n   throughout  {clocks}")?;
         }
+        for (service, point) in &self.ambushes {
+            write!(f, "\n     whenever  {} {service} at {point}", Kind::KillAtFailPoint)?;
+        }
         for Planned { at, lane, fault } in &self.faults {
             write!(f, "\n  {:>7.3} s {:<11} {fault}", at.as_secs_f64(), format!("{lane:?}"))?;
         }
@@ -277,8 +320,8 @@ mod tests {
             selection,
             length: Duration::from_secs(12),
             database: None,
-            campaign_points: &["a::before", "a::after", "b::before"],
-            blockchain_points: &["c::before", "c::after"],
+            campaign_points: &["accept:commit", "accept:committed", "republish:commit"],
+            blockchain_points: &["settle:commit", "settle:committed", "replace:commit", "replace:committed"],
         }
     }
 
@@ -307,10 +350,13 @@ mod tests {
         let mut kinds: BTreeSet<Kind> = faults().map(Fault::kind).collect();
         kinds.extend(schedules.iter().filter_map(|schedule| Some(schedule.clocks.as_ref()?.kind())));
         assert_eq!(kinds, Kind::ALL.iter().copied().collect());
-        let points: BTreeSet<&str> = faults()
-            .filter_map(|fault| if let Fault::KillAtFailPoint { point, .. } = fault { Some(*point) } else { None })
-            .collect();
-        assert_eq!(points.len(), 5);
+        let due = faults()
+            .filter_map(|fault| if let Fault::KillAtFailPoint { point, .. } = fault { Some(*point) } else { None });
+        let due: BTreeSet<&str> = due.collect();
+        assert_eq!(due.len(), 4);
+        let whenever: BTreeSet<&str> =
+            schedules.iter().flat_map(|schedule| schedule.ambushes.iter().map(|(_, point)| *point)).collect();
+        assert_eq!(whenever.len(), 3);
     }
 
     #[test]

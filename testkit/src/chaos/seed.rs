@@ -243,7 +243,8 @@ impl Watched {
 
     /// Carries out the faults of one lane, one after the other.
     async fn lane(&self, world: &World, schedule: &Schedule, lane: Lane, began: Instant) -> Result<()> {
-        for Planned { at, fault, .. } in schedule.faults.iter().filter(|planned| planned.lane == lane) {
+        let planned = || schedule.faults.iter().filter(|planned| planned.lane == lane);
+        for Planned { at, fault, .. } in planned() {
             sleep_until(began + *at).await;
             let times = world.carry_out(fault).await.with_context(|| format!("cannot carry out {fault}"))?;
             self.note(fault.kind(), times as usize);
@@ -260,7 +261,14 @@ impl Watched {
             Lane::Blockchain => Which::Blockchain,
             _ => return Ok(()),
         };
-        self.note(Kind::Kill, world.disarm(which).await? as usize);
+        for Planned { fault, .. } in planned() {
+            if let Fault::KillAtFailPoint { point, .. } = fault
+                && world.is_armed(which, point)
+            {
+                self.injected.lock().unwrap_or_else(PoisonError::into_inner).not_done.push(fault.to_string());
+            }
+        }
+        self.note(Kind::Kill, world.call_off(which).await? as usize);
         Ok(())
     }
 
@@ -314,10 +322,9 @@ impl Watched {
             world.found(format!("{error:#}"));
             BTreeMap::from([("no answer".to_owned(), 1)])
         });
-        let Notes { findings, deaths, not_reached, .. } = world.notes();
+        let Notes { findings, deaths, .. } = world.notes();
         self.note(Kind::KillAtFailPoint, deaths.len());
         let injected = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
-        let not_done = not_reached.iter().map(|point| format!("{} at {point}", Kind::KillAtFailPoint));
         Ok(Outcome {
             seed: schedule.seed,
             database: match schedule.database {
@@ -325,7 +332,7 @@ impl Watched {
                 Database::Postgres => "postgres",
             },
             faults: injected.by_kind.iter().map(|(kind, times)| (kind.name(), *times)).collect(),
-            not_done: injected.not_done.iter().cloned().chain(not_done).collect(),
+            not_done: injected.not_done.clone(),
             schedule: schedule.to_string().lines().map(|line| line.trim().to_owned()).collect(),
             accepted: accepted.len(),
             verdict,

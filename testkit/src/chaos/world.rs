@@ -1,6 +1,7 @@
 //! Everything that one seed runs on, with something that can go wrong between any two parts.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
@@ -45,8 +46,9 @@ pub(super) const BLOCK_TIME: Duration = Duration::from_millis(250);
 /// As how many nodes the chain appears.
 const NODES: usize = 2;
 
-/// The signal that a process ends with at a fail point.
+/// The signal that a process ends with at a fail point, and what it says before.
 const SIGABRT: i32 = 6;
+const DIES: &str = "dies at a fail point";
 
 /// The disk of a service's `SQLite` file.
 const DISK_BYTES: u64 = 128 << 20;
@@ -79,10 +81,8 @@ pub(super) struct Notes {
     pub(super) findings: Vec<String>,
     /// Points at which services died, and when they were started again.
     pub(super) deaths: Vec<(&'static str, Instant)>,
-    /// Points that were armed and never reached.
-    pub(super) not_reached: Vec<&'static str>,
-    /// The points that are armed now.
-    armed: [Option<&'static str>; 2],
+    /// The points at which each service is to die, after it was there so often.
+    armed: [BTreeMap<&'static str, u32>; 2],
 }
 
 /// Where the services keep their data.
@@ -181,6 +181,9 @@ impl World {
         }
         tokio::try_join!(world.campaign.start(), world.blockchain.start())?;
         world.observer.subscribe(&world.pubsub).await?;
+        for (which, point) in &schedule.ambushes {
+            world.arm(*which, point, 0);
+        }
         Ok(world)
     }
 
@@ -212,45 +215,54 @@ impl World {
         self.notes_now().clone()
     }
 
-    /// Starts a service that does not run. A point that is armed and was not reached stays armed.
+    /// Says at which point a service is to die from its next start on, after it was there so often.
+    pub(super) fn arm(&self, which: Which, point: &'static str, after: u32) {
+        self.notes_now().armed[which as usize].insert(point, after);
+    }
+
+    /// Says that a service is to die nowhere from its next start on; returns whether it was to die somewhere.
+    pub(super) fn disarm(&self, which: Which) -> bool {
+        !std::mem::take(&mut self.notes_now().armed[which as usize]).is_empty()
+    }
+
+    /// Whether a service is to die at this point.
+    pub(super) fn is_armed(&self, which: Which, point: &str) -> bool {
+        self.notes_now().armed[which as usize].contains_key(point)
+    }
+
+    /// Starts a service that does not run.
     ///
     /// # Errors
     /// When it runs, or cannot be started.
     pub(super) fn start_again(&self, which: Which) -> Result<()> {
+        let action = |(point, after): (&&str, &u32)| match after {
+            0 => format!("{point}=return"),
+            after => format!("{point}={after}*off->return"),
+        };
+        let actions: Vec<String> = self.notes_now().armed[which as usize].iter().map(action).collect();
         let service = self.service(which);
-        match self.notes_now().armed[which as usize] {
-            Some(point) => service.set("FAILPOINTS", &format!("{point}=return")),
-            None => service.unset("FAILPOINTS"),
-        }
+        service.set("FAILPOINTS", &actions.join(";"));
         service.spawn()
-    }
-
-    /// Says at which point a service is to die from its next start on, or at none.
-    pub(super) fn arm(&self, which: Which, point: Option<&'static str>) {
-        let mut notes = self.notes_now();
-        let before = std::mem::replace(&mut notes.armed[which as usize], point);
-        notes.not_reached.extend(before);
-    }
-
-    /// Whether a service is to die at some point.
-    pub(super) fn is_armed(&self, which: Which) -> bool {
-        self.notes_now().armed[which as usize].is_some()
     }
 
     /// Notes how a service came to its end, and starts it again.
     pub(super) async fn bury(&self, which: Which) {
         let service = self.service(which);
         let status = service.ended(POLL).await;
-        let armed = self.notes_now().armed[which as usize].take();
-        if let (Some(point), Ok(status)) = (armed, &status)
-            && status.signal() == Some(SIGABRT)
-        {
-            self.notes_now().deaths.push((point, Instant::now()));
+        let said = tail(service.log(), 3).unwrap_or_default();
+        let aborted = status.as_ref().is_ok_and(|status| status.signal() == Some(SIGABRT));
+        let died_at = |point: &&str| aborted && said.contains(&format!("{DIES} point=\"{point}\""));
+        let mut notes = self.notes_now();
+        let point = notes.armed[which as usize].keys().copied().find(died_at);
+        if let Some(point) = point {
+            // Once: it would never get past it.
+            notes.armed[which as usize].remove(point);
+            notes.deaths.push((point, Instant::now()));
         } else {
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            let said = tail(service.log(), 3).unwrap_or_default();
-            self.found(format!("{which} ended by itself ({how}), armed for {armed:?}; it said last: {said}"));
+            notes.findings.push(format!("{which} ended by itself ({how}); it said last: {said}"));
         }
+        drop(notes);
         if let Err(error) = self.start_again(which) {
             self.found(format!("{which} cannot be started again: {error:#}"));
         }

@@ -22,24 +22,21 @@ impl World {
         let _held = self.hold(which).await;
         let service = self.service(which);
         service.kill9().await?;
-        self.arm(which, Some(point));
-        let action = if after == 0 { "return".to_owned() } else { format!("{after}*off->return") };
-        service.set("FAILPOINTS", &format!("{point}={action}"));
-        service.spawn()?;
+        self.arm(which, point, after);
+        self.start_again(which)?;
         if service.ended(REACHED_WITHIN).await.is_ok() {
             self.bury(which).await;
         }
-        // What the supervisor counts is not counted here.
+        // Deaths are counted when they come.
         Ok(0)
     }
 
-    /// Takes the point away that is still armed; returns how many faults that took.
-    pub(in crate::chaos) async fn disarm(&self, which: Which) -> Result<u32> {
+    /// Lets a service die at no point any more; returns how many faults that took.
+    pub(in crate::chaos) async fn call_off(&self, which: Which) -> Result<u32> {
         let _held = self.hold(which).await;
-        if !self.is_armed(which) {
+        if !self.disarm(which) {
             return Ok(0);
         }
-        self.arm(which, None);
         self.service(which).kill9().await?;
         self.start_again(which)?;
         Ok(1)
