@@ -70,6 +70,8 @@ pub struct Venue {
     pub blockchain_program: &'static str,
     /// Where seeds keep logs and databases.
     pub folder: PathBuf,
+    /// Layers of protection that are taken away, to see that they are missed.
+    pub without: Vec<String>,
     /// Requests a second.
     pub rate: u32,
     /// How long after the last fault grants may take until they count as stuck.
@@ -103,6 +105,7 @@ impl Venue {
             campaign_program: "campaign-failpoints",
             blockchain_program: "blockchain-failpoints",
             folder,
+            without: Vec::new(),
             rate,
             patience,
         })

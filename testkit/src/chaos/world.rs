@@ -32,7 +32,7 @@ use crate::{
     process::tail,
     pubsub::Pubsub,
     rpc_proxy::RpcProxy,
-    service::Service,
+    service::{READY_TIMEOUT, Service},
     stack::{
         Database,
         builder::{blockchain_environment, environment, new_project},
@@ -70,6 +70,8 @@ pub(super) struct World {
     pub(super) rpc: RpcProxy,
     pub(super) databases: Databases,
     notes: Mutex<Notes>,
+    /// Layers of protection that are missing.
+    without: Vec<String>,
     // Last: it is removed after the processes that write into it are gone.
     pub(super) run_dir: RunDir,
 }
@@ -168,6 +170,7 @@ impl World {
             rpc,
             databases,
             notes: Mutex::default(),
+            without: venue.without.clone(),
             run_dir,
         };
         if let Some(Fault::ClocksApart { service, seconds }) = &schedule.clocks {
@@ -179,7 +182,10 @@ impl World {
                 service.set("CLOCK_OFFSET_SECONDS", &seconds.to_string());
             }
         }
-        tokio::try_join!(world.campaign.start(), world.blockchain.start())?;
+        for which in [Which::Campaign, Which::Blockchain] {
+            world.start_again(which)?;
+        }
+        tokio::try_join!(world.campaign.ready(READY_TIMEOUT), world.blockchain.ready(READY_TIMEOUT))?;
         world.observer.subscribe(&world.pubsub).await?;
         for (which, point) in &schedule.ambushes {
             world.arm(*which, point, 0);
@@ -239,7 +245,8 @@ impl World {
             0 => format!("{point}=return"),
             after => format!("{point}={after}*off->return"),
         };
-        let actions: Vec<String> = self.notes_now().armed[which as usize].iter().map(action).collect();
+        let mut actions: Vec<String> = self.notes_now().armed[which as usize].iter().map(action).collect();
+        actions.extend(self.without.iter().map(|layer| format!("{layer}=return")));
         let service = self.service(which);
         service.set("FAILPOINTS", &actions.join(";"));
         service.spawn()

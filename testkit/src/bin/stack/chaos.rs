@@ -53,6 +53,9 @@ pub(crate) struct Settings {
     /// Seconds after the last fault until a grant that is not final counts as stuck
     #[arg(long, env = "CHAOS_PATIENCE_SECONDS", default_value_t = 120)]
     patience_seconds: u64,
+    /// Layers of protection to take away, with commas between them: the campaign has to find that out
+    #[arg(long, env = "CHAOS_WITHOUT", value_delimiter = ',')]
+    without: Vec<String>,
     /// Show the schedules, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -95,6 +98,7 @@ async fn campaign(settings: &Settings, plans: &[Plan], first: u64) -> Result<Exi
     let folder = workspace().join("target/chaos");
     let patience = Duration::from_secs(settings.patience_seconds);
     let venue = Venue::open(folder, settings.rate, patience).await?;
+    let venue = Venue { without: settings.without.clone(), ..venue };
     say!("emulator and contracts are there after {:.1} s", began.elapsed().as_secs_f64());
 
     let mut report = Report::default();
