@@ -33,6 +33,8 @@ pub enum Bug {
     ReceiptWithoutBlockHash,
     /// A transaction is settled before its block is final.
     SettledBeforeFinal,
+    /// A process that has lost its lane goes on committing to it.
+    FenceIgnored,
     /// The distributor does not see what it has paid; only where the blockchain service has lost its memory does that matter.
     ForgetfulDistributor,
     /// A payment ends without the message that tells of it.
@@ -45,7 +47,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::KeysForgotten,
         Self::GrantWithoutMessage,
         Self::OutboxRemovedBeforePublish,
@@ -58,6 +60,7 @@ impl Bug {
         Self::NoReceiptMeansNotMined,
         Self::ReceiptWithoutBlockHash,
         Self::SettledBeforeFinal,
+        Self::FenceIgnored,
         Self::ForgetfulDistributor,
         Self::ResultWithoutMessage,
         Self::ResultsMoveBackwards,
@@ -75,6 +78,7 @@ impl Bug {
             Self::NoReceiptMeansNotMined => "no_receipt_means_not_mined",
             Self::ReceiptWithoutBlockHash => "receipt_without_block_hash",
             Self::SettledBeforeFinal => "settled_before_final",
+            Self::FenceIgnored => "fence_ignored",
             Self::ResultWithoutMessage => "result_without_message",
             Self::ResultsMoveBackwards => "results_move_backwards",
             Self::AckBeforeCommit

@@ -98,10 +98,10 @@ impl World {
         for foreign in self.witness.foreign.values() {
             self.network.insert(Topic::Requests, vec![foreign.message.clone()]).await;
         }
-        let republishes = self.bug != Some(Bug::NoRepublishing);
+        let publishes_again = self.bug != Some(Bug::NoRepublishing);
         self.campaign_step("campaign", dice, async |service| {
             let set_going = service.republisher.set_going(WhichGrants::All).await.unwrap_or_default();
-            let republisher = if republishes { worked(&service.republisher).await } else { String::new() };
+            let republisher = if publishes_again { worked(&service.republisher).await } else { String::new() };
             format!("{set_going} set going, republisher {republisher}relay {}", worked(&service.relay).await)
         })
         .await?;

@@ -121,6 +121,10 @@ impl Simulated {
 
 impl State {
     /// The newest block.
+    ///
+    /// # Panics
+    ///
+    /// Never: there is a first block.
     #[must_use]
     pub fn head(&self) -> Block {
         self.blocks.last().expect("there is a first block").block
@@ -259,7 +263,21 @@ impl State {
     /// waits again where `returns` says so, and is gone otherwise. Returns the depth that was possible: what is final
     /// stays.
     pub fn reorg(&mut self, depth: u64, mut returns: impl FnMut() -> bool, mut joins: impl FnMut() -> bool) -> u64 {
-        let depth = depth.min(self.finality.saturating_sub(1)).min(self.head().number);
+        self.replace_blocks(depth.min(self.finality.saturating_sub(1)), &mut returns, &mut joins)
+    }
+
+    /// The same, and what is final does not stay: an attack, or a chain that was restored from an older copy.
+    pub fn deep_reorg(&mut self, depth: u64) -> u64 {
+        self.replace_blocks(depth, &mut || false, &mut || true)
+    }
+
+    fn replace_blocks(
+        &mut self,
+        depth: u64,
+        returns: &mut dyn FnMut() -> bool,
+        joins: &mut dyn FnMut() -> bool,
+    ) -> u64 {
+        let depth = depth.min(self.head().number);
         for _ in 0..depth {
             let mined = self.blocks.pop().expect("the depth is below the number of the head");
             for (transaction, undone) in mined.transactions.into_iter().zip(mined.undo).rev() {
@@ -277,7 +295,7 @@ impl State {
         }
         if depth > 0 {
             for _ in 0..=depth {
-                self.mine(&mut joins);
+                self.mine(&mut *joins);
             }
         }
         depth

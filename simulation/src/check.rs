@@ -35,6 +35,8 @@ pub enum Rule {
     Persisted,
     /// A payment is in one transaction at a time, and in none after it was paid.
     OneNonce,
+    /// Whoever commits to a lane holds its lease.
+    Lane,
     /// A payment is called completed when it is final.
     Final,
     /// Every accepted grant ends.
@@ -90,6 +92,9 @@ pub struct Witness {
     completed: BTreeSet<String>,
     /// Grants that a foreign publisher has asked for, by request id.
     pub(crate) foreign: BTreeMap<String, Foreign>,
+    /// Whether blocks were ever replaced that had been final: then a payment may have been made in another transaction
+    /// than was told.
+    pub(crate) finality_lost: bool,
     /// Whether the blockchain service's database was ever replaced by an older one.
     pub(crate) restored: bool,
 }
@@ -222,6 +227,13 @@ impl Witness {
         Ok(())
     }
 
+    /// What was final is gone: what was broadcast before goes out again.
+    pub(crate) fn lose_finality(&mut self) {
+        self.nonces.clear();
+        self.carried.clear();
+        self.finality_lost = true;
+    }
+
     /// The blockchain service's database is an older one from now on: it cannot know what it has broadcast.
     pub(crate) fn restore(&mut self) {
         self.nonces.clear();
@@ -233,6 +245,14 @@ impl Witness {
 /// Whether the transaction of this nonce is mined, and did not pay the grant.
 fn is_free_of(state: &State, nonce: u64, id: U256) -> bool {
     state.mined_at(signer(), nonce).is_some_and(|transaction| !state.paid_by(transaction.hash, id))
+}
+
+/// The lane is this process's, which has just committed to it.
+pub(crate) async fn owned(owner: &str, database: &Database) -> Verdict {
+    let owners = lines(database, "select group_concat(coalesce(owner, '-'), char(10)) from lane").await?;
+    let holds = owners.iter().flatten().all(|other| other == owner);
+    let what = || format!("process {owner} has committed to the lane, which is {owners:?}'s");
+    if holds { Ok(()) } else { Err(violation(Rule::Lane, what())) }
 }
 
 /// What was acknowledged has its effect in the database.
@@ -292,6 +312,7 @@ pub(crate) async fn at_rest(
         match (state.as_str(), paid.remove(&id)) {
             ("failed", None) => {}
             ("completed", Some(paid)) => {
+                let hash = (!witness.finality_lost).then_some(hash.as_str());
                 check_payment(&paid, request_id, wish.recipient(), wish.tokens, hash)?;
                 *expected_balances.entry(paid.to).or_default() += paid.amount;
             }
@@ -305,8 +326,7 @@ pub(crate) async fn at_rest(
         let state = in_blockchain.get(request_id).map(|(state, _)| state.as_str());
         match (state, paid.remove(&foreign.id)) {
             (Some("completed") | None, Some(paid)) => {
-                let hash = paid.transaction_hash.to_string();
-                check_payment(&paid, request_id, foreign.recipient, foreign.tokens, &hash)?;
+                check_payment(&paid, request_id, foreign.recipient, foreign.tokens, None)?;
                 *expected_balances.entry(paid.to).or_default() += paid.amount;
             }
             (Some("failed"), None) => {}
@@ -327,13 +347,13 @@ pub(crate) async fn at_rest(
     Ok(())
 }
 
-fn check_payment(paid: &Paid, request_id: &str, to: Address, tokens: u64, hash: &str) -> Verdict {
+fn check_payment(paid: &Paid, request_id: &str, to: Address, tokens: u64, hash: Option<&str>) -> Verdict {
     let amount = U256::from(tokens) * U256::from(10).pow(U256::from(DECIMALS));
     if (paid.to, paid.amount) != (to, amount) {
         let what = format!("grant {request_id} of {amount} to {to} was paid otherwise: {paid:?}");
         return Err(violation(Rule::Amount, what));
     }
-    if paid.transaction_hash.to_string() != hash {
+    if let Some(hash) = hash.filter(|hash| paid.transaction_hash.to_string() != *hash) {
         let what = format!("grant {request_id} is said to be paid in {hash}, and was in {}", paid.transaction_hash);
         return Err(violation(Rule::Ledger, what));
     }

@@ -30,9 +30,9 @@ impl Dice {
         low + self.below(high - low + 1)
     }
 
-    /// A place in a list of this length.
+    /// A place in a list of this length; 0 in an empty one.
     pub fn place(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).expect("it is below a usize")
+        usize::try_from(self.below(length as u64)).unwrap_or(0)
     }
 
     /// Whether something happens that happens in so many of a thousand cases.

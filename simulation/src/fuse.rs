@@ -115,6 +115,13 @@ impl Fuse {
         }
     }
 
+    /// How often all of these were reached together.
+    #[must_use]
+    pub fn times(&self, points: &[&str]) -> u64 {
+        let state = self.state();
+        points.iter().filter_map(|point| state.reached.get(*point)).sum()
+    }
+
     /// How often each point was reached.
     #[must_use]
     pub fn reached(&self) -> BTreeMap<String, u64> {

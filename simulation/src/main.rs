@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::Serialize;
 use simulation::bug::Bug;
+use simulation::coverage;
 use simulation::plan::Plan;
 use simulation::run::{Outcome, Stage};
 use simulation::story::{self, Story};
@@ -78,6 +79,10 @@ struct Report {
     turns_by_kind: BTreeMap<String, u64>,
     /// How often a step reached each point at which it can die.
     points: BTreeMap<String, u64>,
+    /// Points at which a service can die and that no world has reached.
+    points_missed: Vec<&'static str>,
+    /// Points that were reached and that no service lists.
+    points_unlisted: Vec<String>,
     /// The numbers of the worlds that broke a rule, and how.
     broken: BTreeMap<u64, String>,
 }
@@ -103,6 +108,9 @@ fn tell(options: &Options, seed: u64) -> Result<ExitCode> {
     show_story(&story, options.bug);
     Ok(ExitCode::FAILURE)
 }
+
+/// So many worlds reach every point.
+const ENOUGH: u64 = 2000;
 
 /// How long a story is shortened.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -162,6 +170,8 @@ fn run_all(options: &Options) -> Result<ExitCode> {
     {
         report.grants_per_second = report.grants as f64 / report.seconds;
     }
+    report.points_missed = coverage::missed(&report.points);
+    report.points_unlisted = coverage::unlisted(&report.points).into_iter().cloned().collect();
     if let Some(folder) = options.report.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -179,7 +189,12 @@ fn run_all(options: &Options) -> Result<ExitCode> {
         report.replayed,
         if report.replayable { "" } else { ", NOT REPLAYABLE" },
     );
-    Ok(if report.violations == 0 && report.replayable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let missed = report.seeds >= ENOUGH && !report.points_missed.is_empty();
+    if missed || !report.points_unlisted.is_empty() {
+        println!("fail points never reached: {:?}; not listed: {:?}", report.points_missed, report.points_unlisted);
+    }
+    let covered = !missed && report.points_unlisted.is_empty();
+    Ok(if report.violations == 0 && report.replayable && covered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The first lines in which two logs differ.
@@ -203,8 +218,8 @@ fn work(options: &Options, next: &AtomicU64, end: u64, report: &Mutex<Report>) -
         let outcome = stage.run(&plan, options.bug)?;
         let twice = options.replay_every > 0 && seed.is_multiple_of(options.replay_every);
         let differing = if twice { difference(&outcome.log, &stage.run(&plan, options.bug)?.log) } else { None };
-        if let Some(lines) = &differing {
-            println!("world {seed} went otherwise the second time:\n  {}\n  {}", lines[0], lines[1]);
+        if let Some([first, second]) = &differing {
+            println!("world {seed} went otherwise the second time:\n  {first}\n  {second}");
         }
         {
             let mut report = lock();

@@ -74,6 +74,7 @@ impl Network {
     }
 
     /// Takes up to so many of the messages that wait, in an order of the dice; without dice, in theirs.
+    #[must_use]
     pub fn deliveries(&self, topic: Topic, count: usize, mut dice: Option<Dice>) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         while deliveries.len() < count {

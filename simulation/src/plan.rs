@@ -55,6 +55,8 @@ pub enum Kind {
     KillBlockchain,
     /// The newest blocks are replaced.
     Reorg,
+    /// Blocks are replaced that were final.
+    DeepReorg,
     /// The nodes forget transactions that wait.
     DropPool,
     /// Gas becomes dear, or cheap again.
@@ -135,37 +137,59 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let finality = dice.between(1, 6);
-        let settings = Settings {
-            finality: match dice.below(8) {
-                0 => Finality::Safe,
-                1 => Finality::Finalized,
-                _ => Finality::Blocks(finality),
-            },
-            batch_grants: [1, 5, 50, 200, 500, 500][dice.place(6)],
-            in_flight: [1, 2, 4, 8][dice.place(4)],
-            patience: Patience {
-                resend_after: seconds(dice.between(1, 10)),
-                replace_after: seconds(dice.between(10, 60)),
-                cancel_after: seconds(dice.between(60, 300)),
-            },
-            lease: seconds(dice.between(10, 60)),
-            campaign_patience: campaign::domain::Patience {
-                first_wait: Duration::from_secs(dice.between(5, 60)),
-                limit: u32::try_from(dice.between(1, 12)).expect("it is small"),
-            },
-            audit_every: Duration::from_secs(dice.between(5, 120)),
-        };
+        let settings = settings(finality, &mut dice);
         // So many grants each in a transaction of their own would take all the time that there is.
-        let burst = if settings.batch_grants < 50 { 12 } else { [40, 100, 200, 300][dice.place(4)] };
+        let burst = if settings.batch_grants < 50 { 12 } else { [80, 140, 240, 300][dice.place(4)] };
+        let hazards = Hazards::new(&mut dice);
+        let weights = weights(&mut dice);
+        let skew = |dice: &mut Dice| if dice.happens(300) { dice.below(7200).cast_signed() - 3600 } else { 0 };
+        let skew_seconds = [skew(&mut dice), skew(&mut dice)];
+        let actions = (0..dice.between(60, 220)).map(|_| action(&weights, &mut dice)).collect();
+        Self { seed, settings, hazards, finality, skew_seconds, burst, look_every: 40, actions }
+    }
+
+    /// The same with fewer grants, for tests.
+    #[must_use]
+    pub fn small(seed: u64) -> Self {
+        let plan = Self::new(seed);
+        Self { burst: plan.burst.min(8), look_every: 20, ..plan }
+    }
+}
+
+fn settings(finality: u64, dice: &mut Dice) -> Settings {
+    Settings {
+        finality: match dice.below(8) {
+            0 => Finality::Safe,
+            1 => Finality::Finalized,
+            _ => Finality::Blocks(finality),
+        },
+        batch_grants: [1, 5, 50, 200, 500, 500][dice.place(6)],
+        in_flight: [1, 2, 4, 8][dice.place(4)],
+        patience: Patience {
+            resend_after: seconds(dice.between(1, 10)),
+            replace_after: seconds(dice.between(10, 60)),
+            cancel_after: seconds(dice.between(60, 300)),
+        },
+        lease: seconds(dice.between(10, 60)),
+        campaign_patience: campaign::domain::Patience {
+            first_wait: Duration::from_secs(dice.between(5, 60)),
+            limit: [1, 2, 4, 8, 12][dice.place(5)],
+        },
+        audit_every: Duration::from_secs(dice.between(5, 120)),
+    }
+}
+
+impl Hazards {
+    fn new(dice: &mut Dice) -> Self {
         let mut sometimes = |often: u16| if dice.happens(500) { often } else { 0 };
-        let hazards = Hazards {
+        Self {
             weather: Weather {
                 silent: sometimes(60),
                 taken_silently: sometimes(200),
                 stale: sometimes(100),
                 no_receipt: sometimes(150),
                 orphan: sometimes(300),
-                truncated: sometimes(60),
+                truncated: sometimes(100),
                 wrong_words: sometimes(150),
                 mined_meanwhile: sometimes(60),
                 reorg_meanwhile: sometimes(20),
@@ -179,68 +203,70 @@ impl Plan {
             death: sometimes(80),
             pause: sometimes(20),
             second: sometimes(300),
-        };
-        let mut weights = vec![
-            (Kind::Ask, 14),
-            (Kind::CampaignRelay, 14),
-            (Kind::BlockchainRelay, 12),
-            (Kind::DeliverRequests, 14),
-            (Kind::DeliverResults, 12),
-            (Kind::Submit, 18),
-            (Kind::Confirm, 18),
-            (Kind::Lease, 12),
-            (Kind::Gaps, 5),
-            (Kind::Republish, 5),
-            (Kind::Audit, 6),
-            (Kind::Redrive, 1),
-            (Kind::SetGoing, 1),
-            (Kind::Keep, 2),
-            (Kind::Mine, 20),
-            (Kind::Wait, 5),
-        ];
-        let faults = [
-            (Kind::KillCampaign, 2),
-            (Kind::KillBlockchain, 2),
-            (Kind::Reorg, 5),
-            (Kind::DropPool, 3),
-            (Kind::Fee, 3),
-            (Kind::Funds, 2),
-            (Kind::Pause, 2),
-            (Kind::Cap, 2),
-            (Kind::Amnesia, 1),
-            (Kind::Repeat, 6),
-            (Kind::Garbage, 2),
-            (Kind::Foreign, 3),
-            (Kind::Intruder, 1),
-            (Kind::Jump, 3),
-            (Kind::Backup, 2),
-            (Kind::Restore, 1),
-        ];
-        weights.extend(faults.into_iter().filter(|_| dice.happens(500)));
-        let skew = |dice: &mut Dice| if dice.happens(300) { dice.below(7200).cast_signed() - 3600 } else { 0 };
-        let skew_seconds = [skew(&mut dice), skew(&mut dice)];
-        let total = weights.iter().map(|(_, weight)| weight).sum();
-        let length = dice.between(60, 220);
-        let actions = (0..length)
-            .map(|_| {
-                let mut left = dice.below(total);
-                let chosen = weights.iter().find(|(_, weight)| {
-                    let here = left < *weight;
-                    left = left.wrapping_sub(*weight);
-                    here
-                });
-                Action { kind: chosen.expect("the number is below the sum of the weights").0, salt: dice.number() }
-            })
-            .collect();
-        Self { seed, settings, hazards, finality, skew_seconds, burst, look_every: 40, actions }
+        }
     }
+}
 
-    /// The same with fewer grants, for tests.
-    #[must_use]
-    pub fn small(seed: u64) -> Self {
-        let plan = Self::new(seed);
-        Self { burst: plan.burst.min(8), look_every: 20, ..plan }
+/// What happens in every world, with how much weight.
+const STEPS: [(Kind, u64); 16] = [
+    (Kind::Ask, 14),
+    (Kind::CampaignRelay, 14),
+    (Kind::BlockchainRelay, 12),
+    (Kind::DeliverRequests, 14),
+    (Kind::DeliverResults, 12),
+    (Kind::Submit, 18),
+    (Kind::Confirm, 18),
+    (Kind::Lease, 12),
+    (Kind::Gaps, 5),
+    (Kind::Republish, 5),
+    (Kind::Audit, 6),
+    (Kind::Redrive, 3),
+    (Kind::SetGoing, 1),
+    (Kind::Keep, 2),
+    (Kind::Mine, 20),
+    (Kind::Wait, 5),
+];
+
+/// What happens in every other world.
+const FAULTS: [(Kind, u64); 16] = [
+    (Kind::KillCampaign, 2),
+    (Kind::KillBlockchain, 2),
+    (Kind::Reorg, 5),
+    (Kind::DropPool, 3),
+    (Kind::Fee, 3),
+    (Kind::Funds, 2),
+    (Kind::Pause, 2),
+    (Kind::Cap, 2),
+    (Kind::Amnesia, 1),
+    (Kind::Repeat, 6),
+    (Kind::Garbage, 2),
+    (Kind::Foreign, 3),
+    (Kind::Intruder, 1),
+    (Kind::Jump, 3),
+    (Kind::Backup, 2),
+    (Kind::Restore, 2),
+];
+
+fn weights(dice: &mut Dice) -> Vec<(Kind, u64)> {
+    let mut weights = STEPS.to_vec();
+    weights.extend(FAULTS.into_iter().filter(|_| dice.happens(500)));
+    if dice.happens(100) {
+        weights.push((Kind::DeepReorg, 1));
     }
+    weights
+}
+
+fn action(weights: &[(Kind, u64)], dice: &mut Dice) -> Action {
+    let mut left = dice.below(weights.iter().map(|(_, weight)| weight).sum());
+    let mut kind = Kind::Wait;
+    for (candidate, weight) in weights {
+        if left < *weight {
+            kind = *candidate;
+            break;
+        }
+        left -= weight;
+    }
+    Action { kind, salt: dice.number() }
 }
 
 fn seconds(seconds: u64) -> TimeDelta {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
@@ -46,15 +46,15 @@ use crate::chain::contracts::{DISTRIBUTOR, FACTORY};
 use crate::chain::{CHAIN_ID, GWEI, Node};
 use crate::network::Network;
 
-/// The key that signs.
-pub fn signer_key() -> PrivateKeySigner {
+fn signer_key() -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).expect("it is below the order of the curve")
 }
 
 /// The account that pays.
 #[must_use]
 pub fn signer() -> Address {
-    signer_key().address()
+    static SIGNER: LazyLock<Address> = LazyLock::new(|| signer_key().address());
+    *SIGNER
 }
 
 /// The most that is paid for a unit of gas, in wei.

@@ -1,32 +1,33 @@
 //! One world: both services, the broker and the chain, moved one turn at a time.
 
+mod nature;
+mod processes;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use alloy::primitives::U256;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use blockchain::audit::auditor::Auditor;
 use blockchain::audit::reader::Reading;
 use blockchain::chain::Chain;
 use campaign::store::WhichGrants;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::Clock;
-use shared::dead_letter::{DeadLetters, Filter, Page, Selection};
+use shared::dead_letter::{DeadLetters, Filter, Page, Selection, State};
 use shared::event::{GrantRequested, RequestEvent, TokenType};
 use shared::pubsub::{Delivery, Message, Topic};
 use shared::worker::{Progress, Worker};
 use shared::{fail_point, random};
 
+pub(crate) use self::processes::Process;
 use crate::bug::Bug;
-use crate::chain::contracts::DECIMALS;
-use crate::chain::{GENESIS, GWEI, Node, Simulated, Weather};
+use crate::chain::{GENESIS, Node, Simulated};
 use crate::check::{self, Rule, Verdict, Violation, Witness, violation};
 use crate::client::{CAMPAIGNS, Clients};
 use crate::dice::Dice;
-use crate::fuse::{End, Fate, Fuse, Resume};
-use crate::network::{Network, Trouble};
+use crate::fuse::Fuse;
+use crate::network::Network;
 use crate::plan::{Action, Hazards, Kind, Plan};
 use crate::services::{Blockchain, Campaign, File, Settings, auditor, signer};
 
@@ -82,30 +83,14 @@ pub(crate) struct World {
     pub(crate) campaign: Option<Campaign>,
     /// The blockchain service, and a second process of it now and then, on the same database.
     pub(crate) blockchain: [Option<Process>; 2],
+    /// What the processes call themselves when they take a lane.
+    owners: [String; 2],
     pub(crate) clients: Clients,
     pub(crate) witness: Witness,
     pub(crate) count: Count,
     pub(crate) log: Vec<String>,
     foreigners: u64,
 }
-
-/// A process of the blockchain service.
-pub(crate) enum Process {
-    /// It can take a step.
-    Running(Box<Blockchain>),
-    /// It stands still in the middle of one.
-    Paused(Paused),
-}
-
-pub(crate) struct Paused {
-    name: &'static str,
-    step: Step,
-    resume: Resume,
-    store: blockchain::store::Store,
-}
-
-/// A step under way, which gives its process back.
-type Step = Pin<Box<dyn Future<Output = (Box<Blockchain>, String)>>>;
 
 /// Why a turn could not be taken.
 pub(crate) enum Stop {
@@ -161,6 +146,7 @@ impl World {
             files,
             campaign: None,
             blockchain: [None, None],
+            owners: [String::new(), String::new()],
             clients: Clients::default(),
             witness: Witness::default(),
             count: Count::default(),
@@ -267,6 +253,7 @@ impl World {
             Kind::Mine
             | Kind::Wait
             | Kind::Reorg
+            | Kind::DeepReorg
             | Kind::DropPool
             | Kind::Fee
             | Kind::Funds
@@ -280,84 +267,6 @@ impl World {
             self.look().await?;
         }
         Ok(())
-    }
-
-    /// What neither service does.
-    fn nature(&mut self, kind: Kind, dice: &mut Dice) {
-        let chain = self.chain.clone();
-        let mut state = chain.state();
-        let line = match kind {
-            Kind::Mine => {
-                let full = dice.below(4) != 0;
-                let held = state.mine(|| full || dice.below(2) == 0);
-                format!("block {} with {held} transactions, {} wait", state.head().number, state.pool_size())
-            }
-            Kind::Reorg => {
-                let (depth, back) = (dice.between(1, 6), dice.below(4));
-                let mut again = dice.clone();
-                let depth =
-                    state.reorg(depth, || back < 2 || (back == 2 && dice.below(2) == 0), || again.below(3) != 0);
-                self.count.reorged += depth;
-                format!("reorg of {depth} blocks, the head is {} now, {} wait", state.head().number, state.pool_size())
-            }
-            Kind::DropPool => {
-                let all = dice.below(2) == 0;
-                format!("{} transactions are forgotten", state.drop_pool(|| !all && dice.below(2) == 0))
-            }
-            Kind::Fee => {
-                state.base_fee = [GWEI, GWEI, 3 * GWEI, 40 * GWEI, 600 * GWEI][dice.place(5)];
-                format!("the base fee is {} gwei", state.base_fee / GWEI)
-            }
-            Kind::Funds if dice.below(2) == 0 => {
-                state.drain(signer());
-                "the signer's ether is gone".to_owned()
-            }
-            Kind::Funds => {
-                state.fund(signer());
-                "the signer gets ether".to_owned()
-            }
-            Kind::Pause => {
-                let paused = dice.below(2) == 0;
-                if dice.below(2) == 0 {
-                    state.pause(paused)
-                } else {
-                    state.pause_token(paused)
-                }
-                format!("distributor or token: paused is {paused}")
-            }
-            Kind::Cap => {
-                let tokens = [0, 500, 5000, 50_000][dice.place(4)];
-                let cap = U256::from(tokens) * U256::from(10).pow(U256::from(DECIMALS));
-                if dice.below(2) == 0 {
-                    state.cap_days(cap);
-                    format!("a day may pay {tokens} tokens")
-                } else {
-                    let campaign = CAMPAIGNS[dice.place(CAMPAIGNS.len())];
-                    state.cap_campaign(campaign, cap);
-                    format!("{campaign} may pay {tokens} tokens")
-                }
-            }
-            Kind::Amnesia => {
-                self.network.forget();
-                "the broker forgets everything".to_owned()
-            }
-            Kind::Intruder => {
-                let nonce = state.intrude(signer(), dice.below(4) == 0);
-                format!("somebody else uses nonce {nonce} of the signer")
-            }
-            Kind::Jump => {
-                let seconds = dice.below(7200).cast_signed() - 3600;
-                self.clocks[dice.place(2)].advance(TimeDelta::seconds(seconds));
-                format!("a clock jumps by {seconds} s")
-            }
-            _ => {
-                drop(state);
-                self.pass_time(dice.between(1000, 120_000));
-                return self.note("time passes");
-            }
-        };
-        drop(state);
-        self.note(line);
     }
 
     async fn ask(&mut self, dice: &mut Dice) -> Result<(), Stop> {
@@ -495,192 +404,6 @@ impl World {
         Ok(())
     }
 
-    /// What the next step meets.
-    fn set_hazards(&mut self, dice: &mut Dice) {
-        let Hazards { weather, trouble, death, .. } = self.hazards;
-        self.node.set_weather(weather, Dice::new(dice.number()));
-        self.network.set_trouble(trouble, Dice::new(dice.number()));
-        let dies = dice.happens(death);
-        self.fuse.light(dies.then(|| (Fate::Death, dice.below(8))));
-    }
-
-    /// From now on nothing goes wrong.
-    pub(crate) fn end_hazards(&mut self) {
-        self.hazards = Hazards::default();
-        self.node.set_weather(Weather::default(), Dice::new(0));
-        self.network.set_trouble(Trouble::default(), Dice::new(0));
-        let mut state = self.chain.state();
-        state.fund(signer());
-        state.pause(false);
-        state.pause_token(false);
-        state.cap_days(U256::ZERO);
-        state.base_fee = GWEI;
-    }
-
-    /// A step of the campaign service, which is started where it is dead.
-    pub(crate) async fn campaign_step(
-        &mut self,
-        name: &str,
-        dice: &mut Dice,
-        step: impl AsyncFnOnce(&mut Campaign) -> String,
-    ) -> Result<(), Stop> {
-        self.set_hazards(dice);
-        if self.campaign.is_none() {
-            let open = Campaign::open(&self.files.campaign, &self.network, &self.clocks[0], self.settings);
-            let end = self.fuse.step(pin!(open)).await;
-            match end {
-                End::Done(Ok(service)) => {
-                    self.campaign = Some(service);
-                    self.note("campaign service started");
-                }
-                End::Done(Err(error)) => return Err(anyhow!("the campaign service does not start: {error:#}").into()),
-                End::Died(point) | End::Paused(point, _) => {
-                    self.count.crashes += 1;
-                    self.note(format!("campaign service died at {point} while it started"));
-                }
-            }
-            return Ok(());
-        }
-        let Some(service) = &mut self.campaign else { return Ok(()) };
-        let end = self.fuse.step(pin!(step(service))).await;
-        let acknowledged = self.network.take_acknowledged();
-        match end {
-            End::Done(line) => self.note(format!("{name}: {line}")),
-            End::Died(point) | End::Paused(point, _) => {
-                let store = service.store.clone();
-                check::acknowledged(&acknowledged, Topic::Results, store.database()).await?;
-                self.bury_campaign(&format!("died at {point} in {name}")).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A step of the blockchain service, which is started where it is dead.
-    pub(crate) async fn blockchain_step(
-        &mut self,
-        name: &'static str,
-        dice: &mut Dice,
-        step: impl AsyncFnOnce(&mut Blockchain) -> String + 'static,
-    ) -> Result<(), Stop> {
-        self.set_hazards(dice);
-        let which = usize::from(dice.happens(self.hazards.second));
-        if dice.happens(self.hazards.pause) {
-            self.fuse.light(Some((Fate::Pause, dice.below(3))));
-        }
-        match self.blockchain[which].take() {
-            None => self.start_blockchain(which).await,
-            Some(Process::Paused(paused)) if dice.below(6) != 0 => {
-                self.blockchain[which] = Some(Process::Paused(paused));
-                Ok(())
-            }
-            Some(Process::Paused(paused)) => self.resume(which, paused).await,
-            Some(Process::Running(mut service)) => {
-                let store = service.store.clone();
-                let step: Step = Box::pin(async move {
-                    let line = step(&mut service).await;
-                    (service, line)
-                });
-                self.advance(which, name, step, store).await
-            }
-        }
-    }
-
-    pub(crate) async fn start_blockchain(&mut self, which: usize) -> Result<(), Stop> {
-        let (file, clock) = (&self.files.blockchain, &self.clocks[1]);
-        let open = Blockchain::open(file, &self.network, &self.node, clock, self.settings);
-        let end = self.fuse.step(pin!(open)).await;
-        match end {
-            End::Done(Ok(service)) => {
-                self.blockchain[which] = Some(Process::Running(Box::new(service)));
-                self.note(format!("blockchain service {which} started"));
-            }
-            End::Done(Err(error)) => self.note(format!("blockchain service {which} does not start: {error:#}")),
-            End::Died(point) | End::Paused(point, _) => {
-                self.count.crashes += 1;
-                self.note(format!("blockchain service {which} died at {point} while it started"));
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn resume(&mut self, which: usize, paused: Paused) -> Result<(), Stop> {
-        let Paused { name, step, resume, store } = paused;
-        self.note(format!("blockchain service {which} goes on in {name}"));
-        // Nobody waits where the step was about to end anyway.
-        let _ = resume.send(());
-        self.advance(which, name, step, store).await
-    }
-
-    async fn advance(
-        &mut self,
-        which: usize,
-        name: &'static str,
-        mut step: Step,
-        store: blockchain::store::Store,
-    ) -> Result<(), Stop> {
-        let end = self.fuse.step(step.as_mut()).await;
-        let sent = self.chain.state().take_sent();
-        self.witness.see_sent(&sent, store.database(), &self.chain).await?;
-        let acknowledged = self.network.take_acknowledged();
-        match end {
-            End::Done((service, line)) => {
-                if name == "submitter" && line.contains("failed: transaction") {
-                    plant(service.store.database(), self.bug.map_or(&[][..], Bug::after_error)).await;
-                }
-                self.blockchain[which] = Some(Process::Running(service));
-                self.note(format!("{name} {which}: {line}"));
-            }
-            End::Died(point) => {
-                drop(step);
-                check::acknowledged(&acknowledged, Topic::Requests, store.database()).await?;
-                self.died(which, &format!("died at {point} in {name}"), store).await?;
-            }
-            End::Paused(point, resume) => {
-                self.note(format!("blockchain service {which} stands still at {point} in {name}"));
-                self.blockchain[which] = Some(Process::Paused(Paused { name, step, resume, store }));
-            }
-        }
-        Ok(())
-    }
-
-    /// The campaign service is dead: what it left behind is looked at, and its connections are closed.
-    pub(crate) async fn bury_campaign(&mut self, how: &str) -> Result<(), Stop> {
-        let Some(service) = self.campaign.take() else { return Ok(()) };
-        self.note(format!("campaign service {how}"));
-        self.count.crashes += 1;
-        let store = service.store.clone();
-        drop(service);
-        let seen = self.witness.see_campaign(store.database(), &self.clients, &self.network).await;
-        store.database().close().await;
-        Ok(seen?)
-    }
-
-    /// The same for a process of the blockchain service.
-    pub(crate) async fn bury_blockchain(&mut self, which: usize, how: &str) -> Result<(), Stop> {
-        let store = match self.blockchain[which].take() {
-            None => return Ok(()),
-            Some(Process::Running(service)) => service.store.clone(),
-            Some(Process::Paused(paused)) => paused.store,
-        };
-        self.died(which, how, store).await
-    }
-
-    async fn died(&mut self, which: usize, how: &str, store: blockchain::store::Store) -> Result<(), Stop> {
-        self.note(format!("blockchain service {which} {how}"));
-        self.count.crashes += 1;
-        let seen = self.witness.see_blockchain(store.database(), &self.network, &self.chain).await;
-        store.database().close().await;
-        Ok(seen?)
-    }
-
-    /// The database of the blockchain service, where a process of it runs.
-    pub(crate) fn blockchain_database(&self) -> Option<shared::db::Database> {
-        self.blockchain.iter().flatten().next().map(|process| match process {
-            Process::Running(service) => service.store.database().clone(),
-            Process::Paused(paused) => paused.store.database().clone(),
-        })
-    }
-
     /// Looks at both databases.
     pub(crate) async fn look(&mut self) -> Verdict {
         if let Some(service) = &self.campaign {
@@ -698,10 +421,8 @@ impl World {
             service.store.database().close().await;
         }
         for process in self.blockchain.iter_mut().filter_map(Option::take) {
-            let store = match process {
-                Process::Running(service) => service.store.clone(),
-                Process::Paused(paused) => paused.store,
-            };
+            let store = process.store().clone();
+            drop(process);
             store.database().close().await;
         }
         self.count.points = self.fuse.reached();
@@ -770,7 +491,8 @@ async fn plant(database: &shared::db::Database, statements: &[&'static str]) {
 /// An operator sends dead letters again, or discards one.
 async fn redrive(letters: &DeadLetters, choice: u64) -> String {
     if choice.is_multiple_of(4) {
-        let open = letters.list(Filter::default(), Page { limit: 1, before: None }).await.unwrap_or_default();
+        let filter = Filter { state: Some(State::Open), ..Filter::default() };
+        let open = letters.list(filter, Page { limit: 1, before: None }).await.unwrap_or_default();
         let Some(letter) = open.first() else { return "no dead letters".to_owned() };
         return match letters.discard(letter.id).await {
             Ok(()) => "a dead letter is discarded".to_owned(),

@@ -34,11 +34,13 @@ step() {
 
 step format cargo fmt --all -- --check
 step lints cargo clippy --locked --workspace --all-targets -- -D warnings
+step switches cargo clippy --locked --workspace --all-targets --features simulation/failpoints,testkit/failpoints -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 step contracts npm test --silent --prefix contracts
 step build cargo build --locked --workspace
 step workspace cargo test --locked --workspace --no-fail-fast
 step services "${CARGO_TARGET_DIR:-target}/debug/stack" exec ./test_services.sh
+step simulation cargo test --locked --workspace --features simulation/failpoints --no-fail-fast --test simulation --test conformance
 step chaos env CHAOS_SEED=1 CHAOS_MINUTES=2 make --no-print-directory chaos
 
 echo

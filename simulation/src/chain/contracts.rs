@@ -64,9 +64,8 @@ hashes! {
 
 /// A selector with its words.
 fn encode(hash: &B256, words: &[B256]) -> Vec<u8> {
-    let mut data = hash[..4].to_vec();
-    words.iter().for_each(|word| data.extend(word));
-    data
+    let words = words.iter().flatten().copied();
+    hash[..4].iter().copied().chain(words).collect()
 }
 
 fn word(number: impl TryInto<u64>) -> B256 {
