@@ -53,6 +53,10 @@ const BLOCK_GAS: u64 = 2_000_000_000;
 /// States kept in memory. Without a number anvil keeps none and cannot reorg.
 const STATES: u32 = 64;
 
+/// Slots in an epoch: the newest block is so many above the one that is `safe`, and twice as many above the one that is
+/// `finalized`.
+pub const EPOCH_SLOTS: u64 = 3;
+
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running chain.
@@ -89,6 +93,7 @@ impl Anvil {
             format!("--gas-limit={BLOCK_GAS}"),
             "--enable-tx-gas-limit".to_owned(),
             format!("--prune-history={STATES}"),
+            format!("--slots-in-an-epoch={EPOCH_SLOTS}"),
         ]);
         let anvil = Self { part: Part::new(program), port };
         anvil.launch().await?;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     fault::{Fault, Which},
     messages::Observer,
-    schedule::{CONFIRMATIONS, Schedule},
+    schedule::Schedule,
     seed::Venue,
 };
 use crate::{
@@ -139,7 +139,7 @@ impl World {
         let own = [("REPUBLISH_AFTER_SECONDS", "1".to_owned())];
         let campaign = environment(&common, databases.url(Which::Campaign), own, [].into());
         let own = [
-            ("CONFIRMATIONS", CONFIRMATIONS.to_string()),
+            ("CONFIRMATIONS", schedule.finality.setting()),
             ("BATCH_MAX_GRANTS", "100".to_owned()),
             ("MAX_IN_FLIGHT", "16".to_owned()),
             ("RESEND_AFTER_SECONDS", "1".to_owned()),
