@@ -13,6 +13,7 @@ use super::{
     kind::{Kind, Selection},
 };
 use crate::{
+    anvil::EPOCH_SLOTS,
     rpc_proxy::{Liar, Lie},
     stack::Database,
 };
@@ -389,7 +390,7 @@ mod tests {
     #[test]
     fn a_few_seeds_have_faults_of_every_kind_at_every_fail_point() {
         let plan = plan(Selection::all());
-        let schedules: Vec<Schedule> = (0..20).map(|seed| Schedule::of(seed, &plan)).collect();
+        let schedules: Vec<Schedule> = (0..40).map(|seed| Schedule::of(seed, &plan)).collect();
         let faults = || schedules.iter().flat_map(|schedule| schedule.faults.iter().map(|planned| &planned.fault));
         let mut kinds: BTreeSet<Kind> = faults().map(Fault::kind).collect();
         kinds.extend(schedules.iter().filter_map(|schedule| Some(schedule.clocks.as_ref()?.kind())));

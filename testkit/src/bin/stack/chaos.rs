@@ -84,7 +84,7 @@ pub(crate) async fn chaos(settings: &Settings) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    namespace::enter()?;
+    let _temporary = namespace::enter()?;
     let mut interrupt = Interrupt::new()?;
     tokio::select! {
         done = campaign(settings, &plans, first) => done,

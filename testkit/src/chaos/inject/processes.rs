@@ -73,12 +73,14 @@ impl World {
         let service = self.service(which);
         match service.terminate(ENDS_WITHIN).await {
             // The signal itself ends it as long as it has not begun to listen for it.
-            Ok(status) if status.success() || status.signal() == Some(SIGTERM) => {}
-            Ok(status) => self.found(format!("{which} was asked to end, and ended with {status}")),
-            Err(error) => self.found(format!("{which} was asked to end, and did not: {error:#}")),
+            Ok(status) if status.success() || status.signal() == Some(SIGTERM) => self.start_again(which)?,
+            Ok(_) => self.bury(which).await,
+            Err(error) => {
+                self.found(format!("{which} was asked to end, and did not: {error:#}"));
+                service.kill9().await?;
+                self.start_again(which)?;
+            }
         }
-        service.kill9().await?;
-        self.start_again(which)?;
         Ok(1)
     }
 

@@ -1,5 +1,6 @@
 //! Disks that can be full have to be mounted, and should be gone with the program, however it ends: it runs itself again
-//! in a mount namespace of its own, where this system has such namespaces.
+//! in a mount namespace of its own, where this system has such namespaces. Its temporary folder is in memory there: a
+//! campaign kills servers and never cuts the power, so it need not wait for a disk.
 
 use std::{
     env,
@@ -8,15 +9,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use testkit::paths::on_path;
+use testkit::{Disk, paths::on_path};
 
 /// Set for the program that runs in the namespace.
 const INSIDE: &str = "CHAOS_NAMESPACE";
 
+/// The temporary folder.
+const TEMPORARY_BYTES: u64 = 4 << 30;
+
 /// Becomes the same program in a namespace of its own, unless this is that program or there are no namespaces; then
-/// returns, and disks are full where they can be.
-pub(super) fn enter() -> Result<()> {
-    let Some(unshare) = on_path("unshare").filter(|_| env::var_os(INSIDE).is_none()) else { return Ok(()) };
+/// returns the temporary folder, if it is one in memory.
+pub(super) fn enter() -> Result<Option<Disk>> {
+    if env::var_os(INSIDE).is_some() {
+        return Ok(Disk::mount(env::temp_dir(), TEMPORARY_BYTES).ok());
+    }
+    let Some(unshare) = on_path("unshare") else { return Ok(None) };
     // Root needs no more. Others get a namespace of users as well, in which they are who they were.
     let ways: [&[&str]; 2] = [&["--mount"], &["--user", "--map-current-user", "--keep-caps", "--mount"]];
     for way in ways {
@@ -28,5 +35,5 @@ pub(super) fn enter() -> Result<()> {
             return Err(error).context("cannot run in a namespace");
         }
     }
-    Ok(())
+    Ok(None)
 }
