@@ -174,7 +174,10 @@ impl Witness {
             let [request_id, state, id, hash, block, gone] = &payment[..] else {
                 return Err(violation(Rule::Broken, format!("a payment reads {payment:?}")));
             };
-            if state == "completed" && self.completed.insert(format!("{request_id} {hash} {block}")) {
+            if state == "completed"
+                && !self.finality_lost
+                && self.completed.insert(format!("{request_id} {hash} {block}"))
+            {
                 let final_block = hash.parse().ok().and_then(|hash| chain.state().final_block_of(hash));
                 if final_block.map(|number| number.to_string()).as_ref() != Some(block) {
                     let what = format!(
