@@ -10,6 +10,7 @@ mod calm;
 pub mod chain;
 pub mod check;
 pub mod client;
+mod core;
 pub mod coverage;
 pub mod dice;
 pub mod fuse;

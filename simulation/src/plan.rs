@@ -181,6 +181,8 @@ fn settings(finality: u64, dice: &mut Dice) -> Settings {
 
 impl Hazards {
     fn new(dice: &mut Dice) -> Self {
+        // Two processes that often stand still, each for longer than its lease.
+        let rivals = dice.happens(250);
         let mut sometimes = |often: u16| if dice.happens(500) { often } else { 0 };
         Self {
             weather: Weather {
@@ -201,8 +203,8 @@ impl Hazards {
                 lost_acknowledgement: sometimes(50),
             },
             death: sometimes(80),
-            pause: sometimes(20),
-            second: sometimes(300),
+            pause: if rivals { 300 } else { sometimes(20) },
+            second: if rivals { 500 } else { sometimes(300) },
         }
     }
 }

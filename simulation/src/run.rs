@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::bug::Bug;
 use crate::check::{Rule, Violation, violation};
+use crate::core::Core;
 use crate::plan::Plan;
 use crate::services::{File, create_databases};
 use crate::world::{Count, Files, Stop, World};
@@ -25,12 +26,13 @@ pub struct Outcome {
     pub count: Count,
 }
 
-/// A place where worlds run, one after the other: a folder in memory and a runtime of one thread.
+/// A place where worlds run, one after the other: a folder in memory, a runtime of one thread, and a core for both.
 #[derive(Debug)]
 pub struct Stage {
     runtime: Runtime,
     folder: TempDir,
     empty: [File; 2],
+    _core: Option<Core>,
 }
 
 impl Stage {
@@ -40,13 +42,15 @@ impl Stage {
     ///
     /// When there is no room for it.
     pub fn new() -> Result<Self> {
+        // Before anything starts a thread.
+        let core = Core::take();
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let folder = tempfile::Builder::new().prefix("simulate-").tempdir_in(parent)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         shared::random::seed(0);
         let empty = runtime.block_on(create_databases(folder.path())).context("cannot create the databases")?;
-        Ok(Self { runtime, folder, empty })
+        Ok(Self { runtime, folder, empty, _core: core })
     }
 
     /// Runs a world to its end, or until a rule is broken.

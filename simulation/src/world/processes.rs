@@ -117,13 +117,19 @@ impl World {
         step: impl AsyncFnOnce(&mut Blockchain) -> String + 'static,
     ) -> Result<(), Stop> {
         self.set_hazards(dice);
-        let which = usize::from(dice.happens(self.hazards.second));
+        let mut which = usize::from(dice.happens(self.hazards.second));
         if dice.happens(self.hazards.pause) {
             self.fuse.light(Some((Fate::Pause, dice.below(3))));
         }
+        let goes_on = dice.below(8) == 0;
+        if self.hazards.second > 0 && !goes_on && matches!(self.blockchain[which], Some(Process::Paused(_))) {
+            // The other one works while this one stands still, often for longer than its lease.
+            which = 1 - which;
+            self.pass_time(dice.between(1, 10_000));
+        }
         match self.blockchain[which].take() {
             None => self.start_blockchain(which).await,
-            Some(Process::Paused(paused)) if dice.below(6) != 0 => {
+            Some(Process::Paused(paused)) if !goes_on => {
                 self.blockchain[which] = Some(Process::Paused(paused));
                 Ok(())
             }

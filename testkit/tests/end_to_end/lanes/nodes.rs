@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
-use testkit::{Anvil, Database, Stack, ports, until};
+use testkit::{Anvil, Database, Stack, anvil, ports, until};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -125,15 +125,15 @@ async fn final_when_so_many_follow(finality: &str, blocks_behind: u64) -> Result
     stack.stop().await
 }
 
-// anvil calls a block safe when 32 follow it, and finalized when 64 do.
+// anvil calls a block safe when an epoch follows it, and finalized when two do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_is_reported_when_the_chain_calls_its_block_safe() {
-    final_when_so_many_follow("safe", 32).await.unwrap();
+    final_when_so_many_follow("safe", anvil::EPOCH_SLOTS).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_is_reported_when_the_chain_calls_its_block_finalized() {
-    final_when_so_many_follow("finalized", 64).await.unwrap();
+    final_when_so_many_follow("finalized", 2 * anvil::EPOCH_SLOTS).await.unwrap();
 }
 
 // anvil keeps 64 states here, as most nodes keep few.
