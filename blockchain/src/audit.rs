@@ -14,10 +14,13 @@ pub mod report;
 use std::fmt;
 
 use alloy::primitives::{Address, B256, U256};
+use alloy::sol_types::SolEvent as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use shared::id::RequestId;
 
+use crate::chain::LogEntry;
+use crate::contract::GrantDistributor::GrantPaid;
 use crate::domain::GrantId;
 
 /// A payment, as an event of the distributor in a final block tells it.
@@ -39,6 +42,24 @@ pub struct ChainPayment {
     pub log_index: u64,
     /// When it was read.
     pub seen_at: DateTime<Utc>,
+}
+
+impl ChainPayment {
+    /// What an event of the distributor's says; `None` if it is another event.
+    #[must_use]
+    pub fn read(entry: &LogEntry, seen_at: DateTime<Utc>) -> Option<Self> {
+        let paid = GrantPaid::decode_log(&entry.log).ok()?;
+        Some(Self {
+            grant_id: GrantId(paid.id),
+            recipient: paid.to,
+            amount: paid.amount,
+            transaction_hash: entry.transaction_hash,
+            block_number: entry.block_number,
+            block_hash: entry.block_hash,
+            log_index: entry.log_index,
+            seen_at,
+        })
+    }
 }
 
 /// A grant, as a ledger has it.
@@ -185,7 +206,7 @@ impl fmt::Display for Kind {
 pub struct Horizon {
     /// Every block below this has been read.
     pub next_block: u64,
-    /// When the comparison was made.
+    /// When the comparison began.
     pub now: DateTime<Utc>,
     /// How long something may be on its way: a result to a ledger, or a payment into a final block.
     pub grace: TimeDelta,

@@ -3,23 +3,20 @@
 //!
 //! What is to be done is decided by [`Pending::next_step`], from what one node has shown in one look.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alloy::sol_types::SolEvent as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::try_join_all;
 use shared::worker::{Progress, Worker};
 use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::chain::{self, At, Block, Chain, LogEntry, Receipt, Refusal};
-use crate::contract::{
-    self,
-    GrantDistributor::{GrantPaid, isPaidCall},
-};
+use crate::audit::ChainPayment;
+use crate::chain::{self, At, Block, Chain, Receipt, Refusal};
+use crate::contract::{self, GrantDistributor::isPaidCall};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
 use crate::fees::{Fees, TooExpensive};
@@ -27,7 +24,7 @@ use crate::finality::Finality;
 use crate::observe::Observations;
 use crate::sender::{self, Sender};
 use crate::signer::{self, Unsigned};
-use crate::store::{Ended, Lane, NewTransaction, Settlement, Verdict};
+use crate::store::{Ended, Lane, NewTransaction, Settlement, Source, Verdict};
 use crate::transaction::{End, Patience, Pending, Purpose, Sight, Step};
 
 /// Why a step failed; transactions stay pending.
@@ -188,7 +185,7 @@ impl Confirmer {
         let now = self.sender.clock.now();
         let nonce = transaction.nonce;
         match (transaction.next_step(sight, receipt.as_ref(), &self.rules.patience, now), receipt) {
-            (Step::Settle, Some(receipt)) => self.settle(lane, transaction, &receipt).await,
+            (Step::Settle, Some(receipt)) => self.settle(node, lane, transaction, &receipt).await,
             (Step::Wait | Step::Settle, _) => Ok(()),
             (Step::Mined(block), _) => Ok(self.sender.store.mined(lane, transaction, Some(block), now).await?),
             (Step::FellBack, _) => {
@@ -201,7 +198,7 @@ impl Confirmer {
             (Step::Replace(purpose), _) => self.replace(lane, transaction, purpose).await,
             (Step::GiveUp, _) => {
                 let payments = self.sender.store.payments_in(&transaction.id).await?;
-                let verdicts = self.without_receipt(node, payments, sight).await?;
+                let verdicts = self.without_receipt(node, lane, payments, sight).await?;
                 tracing::error!(nonce, "the nonce was used by a transaction that is not ours, its grants go back");
                 self.end(lane, transaction, End::GivenUp, None, verdicts).await
             }
@@ -213,23 +210,27 @@ impl Confirmer {
     async fn without_receipt(
         &self,
         node: &dyn Chain,
+        lane: Lane,
         payments: Vec<Payment>,
         sight: &Sight,
     ) -> Result<Vec<(Payment, Verdict)>, Error> {
         let not_before = self.sender.clock.now();
         let mut verdicts = Vec::with_capacity(payments.len());
+        let mut paid = Vec::new();
         for payment in payments {
-            let id = payment.grant_id;
-            if !node.view(self.deployment.distributor, &isPaidCall { id: id.0 }).await? {
+            if node.view(self.deployment.distributor, &isPaidCall { id: payment.grant_id.0 }).await? {
+                paid.push(payment);
+            } else {
                 verdicts.push((payment, Verdict::Again { not_before }));
-                continue;
             }
-            let ending = self.earlier_payment(&payment).await?;
+        }
+        let endings = self.earlier_endings(node, lane, &paid.iter().collect::<Vec<_>>()).await?;
+        for (payment, ending) in paid.into_iter().zip(endings) {
             if let Ending::Completed(paid) = &ending
                 && sight.final_block.is_none_or(|number| paid.block_number > number)
             {
                 // Not final yet: another look will see more.
-                return Err(Error::Incomplete(id));
+                return Err(Error::Incomplete(payment.grant_id));
             }
             verdicts.push((payment, Verdict::Ended(ending)));
         }
@@ -267,6 +268,10 @@ impl Confirmer {
         };
         let gas_limit = unsigned.gas_limit;
         let signed = self.sender.signer.sign(unsigned)?;
+        if transaction.attempt(signed.hash).is_some() {
+            // The same offer makes the same bytes.
+            return Ok(self.sender.send(lane, signed.hash).await?);
+        }
         let payments = self.sender.store.payments_in(&transaction.id).await?;
         let nonce = transaction.nonce;
         let attempt = NewTransaction { nonce, signed: &signed, purpose, gas_limit, fees, payments: &payments };
@@ -281,7 +286,13 @@ impl Confirmer {
         Ok(self.sender.send(lane, signed.hash).await?)
     }
 
-    async fn settle(&self, lane: Lane, transaction: &Pending, receipt: &Receipt) -> Result<(), Error> {
+    async fn settle(
+        &self,
+        node: &dyn Chain,
+        lane: Lane,
+        transaction: &Pending,
+        receipt: &Receipt,
+    ) -> Result<(), Error> {
         let payments = self.sender.store.payments_in(&transaction.id).await?;
         let now = self.sender.clock.now();
         let cancelled =
@@ -293,7 +304,7 @@ impl Confirmer {
         } else if cancelled {
             (End::Cancelled, again(payments, now))
         } else if receipt.succeeded {
-            (End::Succeeded, self.verdicts(payments, receipt).await?)
+            (End::Succeeded, self.verdicts(node, lane, payments, receipt).await?)
         } else {
             // Mined and reverted: nobody was paid, and the nonce is used up.
             let (transaction_hash, grants) = (receipt.transaction_hash, payments.len());
@@ -323,8 +334,17 @@ impl Confirmer {
         Ok(())
     }
 
-    async fn verdicts(&self, payments: Vec<Payment>, receipt: &Receipt) -> Result<Vec<(Payment, Verdict)>, Error> {
+    async fn verdicts(
+        &self,
+        node: &dyn Chain,
+        lane: Lane,
+        payments: Vec<Payment>,
+        receipt: &Receipt,
+    ) -> Result<Vec<(Payment, Verdict)>, Error> {
         let mut outcomes = contract::outcomes(&receipt.logs, self.deployment.distributor);
+        let skipped = |payment: &&Payment| matches!(outcomes.get(&payment.grant_id), Some(Outcome::Skipped));
+        let skipped: Vec<_> = payments.iter().filter(skipped).collect();
+        let mut earlier = self.earlier_endings(node, lane, &skipped).await?.into_iter();
         let share = receipt.gas_used / (payments.len() as u64).max(1);
         let paid = Paid {
             transaction_hash: receipt.transaction_hash,
@@ -333,12 +353,13 @@ impl Confirmer {
         };
         let mut verdicts = Vec::with_capacity(payments.len());
         for payment in payments {
-            let outcome = outcomes.remove(&payment.grant_id).ok_or(Error::Incomplete(payment.grant_id))?;
-            let verdict = match outcome {
-                Outcome::Paid => Verdict::Ended(Ending::Completed(paid)),
-                Outcome::Skipped => Verdict::Ended(self.earlier_payment(&payment).await?),
-                Outcome::Rejected(failure) => Verdict::Ended(Ending::Failed(failure)),
-                Outcome::Postponed(reason) => {
+            let incomplete = Error::Incomplete(payment.grant_id);
+            let verdict = match outcomes.remove(&payment.grant_id) {
+                None => return Err(incomplete),
+                Some(Outcome::Paid) => Verdict::Ended(Ending::Completed(paid)),
+                Some(Outcome::Skipped) => Verdict::Ended(earlier.next().ok_or(incomplete)?),
+                Some(Outcome::Rejected(failure)) => Verdict::Ended(Ending::Failed(failure)),
+                Some(Outcome::Postponed(reason)) => {
                     tracing::warn!(request_id = %payment.request_id, reason, "grant goes back to the queue");
                     Verdict::Again { not_before: self.sender.clock.now() + self.rules.postpone }
                 }
@@ -348,21 +369,52 @@ impl Confirmer {
         Ok(verdicts)
     }
 
-    /// How a grant ended that the distributor skipped: with the payment that it made earlier under this id. One to another
-    /// recipient, or of another amount, was surely another grant's: a restored numbering counts twice.
-    async fn earlier_payment(&self, payment: &Payment) -> Result<Ending, Error> {
-        let id = payment.grant_id;
-        let Deployment { distributor, decimals, block, .. } = self.deployment;
-        let logs = self.sender.chain.logs(&contract::payments_of(id, distributor, block)).await?;
-        let LogEntry { log, transaction_hash, block_number, .. } =
-            logs.into_iter().next().ok_or(Error::Incomplete(id))?;
-        let paid = GrantPaid::decode_log(&log).map_err(|_| Error::Incomplete(id))?;
-        if paid.to != payment.recipient.address() || paid.amount != contract::base_units(payment.token_amount, decimals)
-        {
-            let message = format!("the distributor has paid this id before, to {} in {transaction_hash}", paid.to);
-            return Ok(Ending::Failed(Failure::new("grant_id_taken", message)));
+    /// How grants ended that the distributor had paid before, one for each: with the payments that it made under their ids.
+    /// One to another recipient, or of another amount, was surely another grant's: a restored numbering counts twice.
+    async fn earlier_endings(&self, node: &dyn Chain, lane: Lane, payments: &[&Payment]) -> Result<Vec<Ending>, Error> {
+        let ids: Vec<_> = payments.iter().map(|payment| payment.grant_id).collect();
+        let earlier = self.earlier_payments(node, lane, &ids).await?;
+        let ending = |payment: &&Payment| {
+            let id = payment.grant_id;
+            let paid = earlier.get(&id).ok_or(Error::Incomplete(id))?;
+            let ChainPayment { recipient, amount, transaction_hash, block_number, .. } = *paid;
+            let expected = contract::base_units(payment.token_amount, self.deployment.decimals);
+            if recipient != payment.recipient.address() || amount != expected {
+                let message = format!("the distributor has paid this id before, to {recipient} in {transaction_hash}");
+                return Ok(Ending::Failed(Failure::new("grant_id_taken", message)));
+            }
+            Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None }))
+        };
+        payments.iter().map(ending).collect()
+    }
+
+    /// What the distributor has paid under these ids: as the auditor has read it, which nodes that limit the range of a
+    /// question cannot keep from us, and what it has not read as the chain has it.
+    async fn earlier_payments(
+        &self,
+        node: &dyn Chain,
+        lane: Lane,
+        ids: &[GrantId],
+    ) -> Result<HashMap<GrantId, ChainPayment>, Error> {
+        let mut earlier = HashMap::new();
+        if ids.is_empty() {
+            return Ok(earlier);
         }
-        Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None }))
+        let Deployment { distributor, block: first_block, .. } = self.deployment;
+        let source = Source { chain_id: lane.id.chain_id, distributor, first_block };
+        let read = self.sender.store.chain_cursor(&source).await?;
+        for payment in self.sender.store.chain_payments_of(ids, read.next_block).await? {
+            earlier.entry(payment.grant_id).or_insert(payment);
+        }
+        let unread: Vec<_> = ids.iter().copied().filter(|id| !earlier.contains_key(id)).collect();
+        if !unread.is_empty() {
+            let now = self.sender.clock.now();
+            let logs = node.logs(&contract::payments_of(&unread, distributor, first_block)).await?;
+            for payment in logs.iter().filter_map(|entry| ChainPayment::read(entry, now)) {
+                earlier.entry(payment.grant_id).or_insert(payment);
+            }
+        }
+        Ok(earlier)
     }
 }
 

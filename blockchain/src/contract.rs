@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use alloy::primitives::{Address, Bytes, Log, U256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, Log, U256, keccak256};
 use alloy::rpc::types::Filter;
 use alloy::sol;
 use alloy::sol_types::{SolEvent, SolInterface};
@@ -131,11 +131,12 @@ pub fn outcomes(logs: &[Log], distributor: Address) -> HashMap<GrantId, Outcome>
     outcomes
 }
 
-/// Finds the events of the payments of a grant, from block `from` on. The distributor makes at most one.
+/// Finds the events of the payments of some grants, from block `from` on. The distributor makes at most one for each.
 #[must_use]
-pub fn payments_of(id: GrantId, distributor: Address, from: u64) -> Filter {
+pub fn payments_of(ids: &[GrantId], distributor: Address, from: u64) -> Filter {
     let signature = GrantDistributor::GrantPaid::SIGNATURE_HASH;
-    Filter::new().address(distributor).event_signature(signature).topic1(id.0).from_block(from)
+    let ids: Vec<_> = ids.iter().map(|id| B256::from(id.0)).collect();
+    Filter::new().address(distributor).event_signature(signature).topic1(ids).from_block(from)
 }
 
 /// Finds the events of all payments in the blocks from one to another, both included.

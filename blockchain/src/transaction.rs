@@ -162,10 +162,17 @@ impl Pending {
         let Some(newest) = self.attempts.last() else { return Step::Wait };
         let tried_since = newest.created_at.max(self.open_since);
         let waits_since = |since: DateTime<Utc>, patience: TimeDelta| now - since >= patience;
-        // Only the transaction that the chain takes next can be helped: those behind it wait for it. And what a node has
-        // taken cannot be helped while no blocks are made: it would only get dearer.
+        // Only the transaction that the chain takes next can be helped: those behind it wait for it. What a node has taken
+        // cannot be helped while no blocks are made, nor what lacks ether, nor a cancellation that a node takes for
+        // invalid: they would only get dearer.
         let is_next = sight.mined_nonce == self.nonce;
-        let can_be_helped = is_next && (sight.new_block || newest.refusal.is_some() || newest.sent_at.is_none());
+        let would_only_get_dearer = match newest.refusal {
+            None => newest.sent_at.is_some() && !sight.new_block,
+            Some(Refusal::InsufficientFunds) => true,
+            Some(Refusal::Invalid) => newest.purpose == Purpose::Cancel,
+            Some(_) => false,
+        };
+        let can_be_helped = is_next && !would_only_get_dearer;
         if can_be_helped && newest.purpose == Purpose::Pay {
             // One that no node has taken yet has its time from its own beginning on: the nodes may have been away.
             let since = if newest.sent_at.is_some() { self.open_since } else { tried_since };
@@ -325,6 +332,25 @@ mod tests {
         let mut refused = pending();
         refused.attempts[0].refusal = Some(Refusal::Underpriced);
         assert_eq!(refused.next_step(&halted, None, &PATIENCE, at(10)), Step::Replace(Purpose::Pay));
+    }
+
+    #[test]
+    fn what_lacks_ether_waits_for_it_and_gets_no_dearer() {
+        let mut unpaid = pending();
+        unpaid.attempts[0].refusal = Some(Refusal::InsufficientFunds);
+        for second in [10, 60, 600, 6_000] {
+            assert_eq!(unpaid.next_step(&NEXT, None, &PATIENCE, at(second)), Step::SendAgain);
+        }
+    }
+
+    #[test]
+    fn a_cancellation_that_a_node_takes_for_invalid_is_tried_again_as_it_is() {
+        let mut cancelling = pending();
+        cancelling.attempts[0] =
+            Attempt { purpose: Purpose::Cancel, refusal: Some(Refusal::Invalid), ..attempt(1, 0, Some(0)) };
+        for second in [10, 60, 600] {
+            assert_eq!(cancelling.next_step(&NEXT, None, &PATIENCE, at(second)), Step::SendAgain);
+        }
     }
 
     #[test]

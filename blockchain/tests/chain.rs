@@ -139,7 +139,7 @@ impl Party {
     }
 
     async fn payments_of(&self, distributor: Address, id: GrantId) -> Vec<LogEntry> {
-        self.chain.logs(&payments_of(id, distributor, 0)).await.unwrap()
+        self.chain.logs(&payments_of(&[id], distributor, 0)).await.unwrap()
     }
 
     async fn sees_code_at(&self, address: Address) -> bool {

@@ -74,6 +74,8 @@ pub struct Auditor {
 #[derive(Debug)]
 pub struct Round {
     phase: Phase,
+    /// As of its beginning: what a ledger learns while it goes on is on its way.
+    horizon: Horizon,
     report: Report,
 }
 
@@ -154,7 +156,8 @@ impl Auditor {
     #[must_use]
     pub fn begin(&self, next_block: u64) -> Round {
         let report = Report::new(&self.reader.source, next_block, self.deployment.decimals);
-        Round { phase: Phase::Payments { after: None }, report }
+        let horizon = Horizon { next_block, now: self.clock.now(), grace: self.grace };
+        Round { phase: Phase::Payments { after: None }, horizon, report }
     }
 
     /// Compares one page. Returns whether there is more to compare.
@@ -163,17 +166,18 @@ impl Auditor {
     ///
     /// When the page could not be compared.
     pub async fn step(&self, round: &mut Round) -> Result<bool, Error> {
+        let horizon = round.horizon;
         round.phase = match round.phase {
-            Phase::Payments { after } => match self.compare_payments(after, &mut round.report).await? {
+            Phase::Payments { after } => match self.compare_payments(after, horizon, &mut round.report).await? {
                 Some(last) => Phase::Payments { after: Some(last) },
                 None => Phase::Events { after: None },
             },
-            Phase::Events { after } => match self.compare_events(after, &mut round.report).await? {
+            Phase::Events { after } => match self.compare_events(after, horizon, &mut round.report).await? {
                 Some(last) => Phase::Events { after: Some(last) },
                 None if self.campaign.is_some() => Phase::Grants { after: None },
                 None => Phase::Done,
             },
-            Phase::Grants { after } => match self.compare_grants(after, &mut round.report).await? {
+            Phase::Grants { after } => match self.compare_grants(after, horizon, &mut round.report).await? {
                 Some(last) => Phase::Grants { after: Some(last) },
                 None => Phase::Done,
             },
@@ -183,19 +187,24 @@ impl Auditor {
             return Ok(true);
         }
         let cursor = self.store.chain_cursor(&self.reader.source).await?;
-        if cursor.next_block < round.report.chain.next_block {
+        if cursor.next_block < horizon.next_block {
             return Err(Error::Replaced);
         }
         Ok(false)
     }
 
     /// A page of the blockchain service's ledger against the chain; returns its last id if there may be another page.
-    async fn compare_payments(&self, after: Option<GrantId>, report: &mut Report) -> Result<Option<GrantId>, Error> {
-        let mut page = self.payments_page(after, report.chain.next_block).await?;
+    async fn compare_payments(
+        &self,
+        after: Option<GrantId>,
+        horizon: Horizon,
+        report: &mut Report,
+    ) -> Result<Option<GrantId>, Error> {
+        let mut page = self.payments_page(after, horizon).await?;
         let lost = page.lost();
         let acted = self.look_again(&page).await? | self.record_lost(&lost).await?;
         if acted {
-            page = self.payments_page(after, report.chain.next_block).await?;
+            page = self.payments_page(after, horizon).await?;
             if self.repair {
                 let still: BTreeSet<_> = page.lost().into_iter().map(|(payment, _)| payment.grant_id).collect();
                 report.repaired += lost.iter().filter(|(payment, _)| !still.contains(&payment.grant_id)).count() as u64;
@@ -208,10 +217,10 @@ impl Auditor {
         Ok(page.rows.last().filter(|_| page.is_full()).map(|(_, entry, _)| entry.grant_id))
     }
 
-    async fn payments_page(&self, after: Option<GrantId>, next_block: u64) -> Result<PaymentsPage, Error> {
+    async fn payments_page(&self, after: Option<GrantId>, horizon: Horizon) -> Result<PaymentsPage, Error> {
         let rows = self.store.ledger_after(after, PAGE).await?;
         let ids: Vec<_> = rows.iter().map(|row| row.payment.grant_id).collect();
-        let mut paid = self.paid(&ids, next_block).await?;
+        let mut paid = self.paid(&ids, horizon.next_block).await?;
         let rows = rows
             .into_iter()
             .map(|row| {
@@ -220,7 +229,7 @@ impl Auditor {
                 (row.payment, entry, paid)
             })
             .collect();
-        Ok(PaymentsPage { rows, horizon: self.horizon(next_block) })
+        Ok(PaymentsPage { rows, horizon })
     }
 
     fn entry(&self, row: &LedgerPayment) -> Entry {
@@ -233,10 +242,6 @@ impl Auditor {
             claim: *claim,
             since: *since,
         }
-    }
-
-    fn horizon(&self, next_block: u64) -> Horizon {
-        Horizon { next_block, now: self.clock.now(), grace: self.grace }
     }
 
     async fn paid(&self, ids: &[GrantId], next_block: u64) -> db::Result<HashMap<GrantId, Vec<ChainPayment>>> {
@@ -283,8 +288,13 @@ impl Auditor {
     }
 
     /// A page of events against the blockchain service's ledger; returns its last place if there may be another page.
-    async fn compare_events(&self, after: Option<Place>, report: &mut Report) -> Result<Option<Place>, Error> {
-        let events = self.store.chain_payments_after(after, report.chain.next_block, PAGE).await?;
+    async fn compare_events(
+        &self,
+        after: Option<Place>,
+        horizon: Horizon,
+        report: &mut Report,
+    ) -> Result<Option<Place>, Error> {
+        let events = self.store.chain_payments_after(after, horizon.next_block, PAGE).await?;
         report.chain.payments += events.len() as u64;
         for (payment, _) in events.iter().filter(|(_, is_known)| !is_known) {
             report.add_unknown(Ledger::Blockchain, payment);
@@ -294,15 +304,18 @@ impl Auditor {
     }
 
     /// A page of the campaign service's ledger against the chain; returns its last number if there is another page.
-    async fn compare_grants(&self, after: Option<u64>, report: &mut Report) -> Result<Option<u64>, Error> {
+    async fn compare_grants(
+        &self,
+        after: Option<u64>,
+        horizon: Horizon,
+        report: &mut Report,
+    ) -> Result<Option<u64>, Error> {
         let Some(campaign) = &self.campaign else { return Ok(None) };
         let campaign::Page { issuer, grants, next_after } = campaign.page(after).await?;
-        let next_block = report.chain.next_block;
         let Deployment { wallets, decimals, .. } = &self.deployment;
         let entries: Vec<_> = grants.iter().map(|grant| grant.entry(issuer, wallets, *decimals)).collect();
         let ids: Vec<_> = entries.iter().map(|entry| entry.grant_id).collect();
-        let paid = self.paid(&ids, next_block).await?;
-        let horizon = self.horizon(next_block);
+        let paid = self.paid(&ids, horizon.next_block).await?;
         report.ledger(Ledger::Campaign);
         for entry in &entries {
             let paid = paid.get(&entry.grant_id).map_or(&[][..], Vec::as_slice);
@@ -311,7 +324,7 @@ impl Auditor {
 
         let mut span = Span { issuer, after: after.map(|after| (after, None)), last: next_after, known: &ids };
         loop {
-            let strangers = self.store.strangers_of(&span, next_block, PAGE).await?;
+            let strangers = self.store.strangers_of(&span, horizon.next_block, PAGE).await?;
             for payment in &strangers {
                 report.add_unknown(Ledger::Campaign, payment);
             }

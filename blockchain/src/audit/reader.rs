@@ -8,15 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy::primitives::B256;
-use alloy::sol_types::SolEvent as _;
-use chrono::{DateTime, Utc};
 use shared::clock::Clock;
 use shared::db;
 
 use super::ChainPayment;
 use crate::chain::{self, Block, Chain, LogEntry};
-use crate::contract::{GrantDistributor::GrantPaid, payments_between};
-use crate::domain::GrantId;
+use crate::contract::payments_between;
 use crate::finality::Finality;
 use crate::store::{Cursor, Source, Store};
 
@@ -175,7 +172,7 @@ impl Reader {
 
     fn payments(&self, logs: &[LogEntry], from: u64, to: u64) -> Result<Vec<ChainPayment>, Error> {
         let now = self.clock.now();
-        let payments: Option<Vec<_>> = logs.iter().map(|entry| payment(entry, now)).collect();
+        let payments: Option<Vec<_>> = logs.iter().map(|entry| ChainPayment::read(entry, now)).collect();
         let are_meant = logs
             .iter()
             .all(|entry| entry.log.address == self.source.distributor && (from..=to).contains(&entry.block_number));
@@ -209,18 +206,4 @@ async fn block(node: &dyn Chain, number: u64) -> Result<Block, Error> {
 
 async fn is_block_of(node: &dyn Chain, number: u64, hash: B256) -> Result<bool, Error> {
     Ok(block(node, number).await?.hash == hash)
-}
-
-fn payment(entry: &LogEntry, seen_at: DateTime<Utc>) -> Option<ChainPayment> {
-    let paid = GrantPaid::decode_log(&entry.log).ok()?;
-    Some(ChainPayment {
-        grant_id: GrantId(paid.id),
-        recipient: paid.to,
-        amount: paid.amount,
-        transaction_hash: entry.transaction_hash,
-        block_number: entry.block_number,
-        block_hash: entry.block_hash,
-        log_index: entry.log_index,
-        seen_at,
-    })
 }
