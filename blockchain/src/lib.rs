@@ -42,8 +42,9 @@ use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
 use shared::pubsub::{Bus, Keeper, Topic};
 use shared::random::ascending_uuid;
+use shared::telemetry::{self, PrometheusHandle};
 use shared::worker::{Schedule, until_reachable};
-use shared::{db, http, telemetry};
+use shared::{db, http};
 use tokio::sync::Notify;
 
 use crate::audit::auditor::Auditor;
@@ -124,16 +125,26 @@ pub async fn run_deploy(deploy: deploy::Deploy) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the service until it is told to stop.
+/// Runs the service's process until it is told to stop.
 ///
 /// # Errors
 ///
 /// When it cannot start: the configuration, the database or the port.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let (settings, key) = config.validate()?;
     let metrics = telemetry::start(config.log_format);
     #[cfg(feature = "failpoints")]
     shared::fail_point::arm();
+    let bus = config.pubsub.connect().await?;
+    serve(config, bus, metrics).await
+}
+
+/// Runs the service over this broker until the process is told to stop.
+///
+/// # Errors
+///
+/// When it cannot start: the configuration, the database or the port.
+pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle) -> anyhow::Result<ExitCode> {
+    let (settings, key) = config.validate()?;
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
@@ -146,7 +157,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let Some(found) = lifecycle.start(find(&config, &settings, key, &needs)).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let Found { store, bus, chain, signer, deployment, lane } = found;
+    let Found { store, chain, signer, deployment, lane } = found;
 
     let observations = Arc::new(Observations::default());
     let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
@@ -317,7 +328,6 @@ impl Needs {
 /// What the service works with, found and checked.
 struct Found {
     store: Store,
-    bus: Arc<dyn Bus>,
     chain: Arc<dyn Chain>,
     signer: Signer,
     deployment: Deployment,
@@ -331,11 +341,6 @@ async fn find(
     key: PrivateKeySigner,
     needs: &Needs,
 ) -> anyhow::Result<Found> {
-    let bus = config
-        .pubsub
-        .connect()
-        .await
-        .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let store =
         until_reachable(&needs.database, db::Error::is_unreachable, async || Store::open(&config.database_url).await)
             .await
@@ -356,5 +361,5 @@ async fn find(
         }
     }
     chain.expect_chain(chain_id);
-    Ok(Found { store, bus, chain: Arc::new(chain), signer, deployment, lane })
+    Ok(Found { store, chain: Arc::new(chain), signer, deployment, lane })
 }

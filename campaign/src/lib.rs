@@ -25,9 +25,10 @@ use shared::http::Routes;
 use shared::inbox::Inbox;
 use shared::lifecycle::Lifecycle;
 use shared::outbox::Relay;
-use shared::pubsub::{Keeper, Topic};
+use shared::pubsub::{Bus, Keeper, Topic};
+use shared::telemetry::{self, PrometheusHandle};
 use shared::worker::{Schedule, until_reachable};
-use shared::{db, http, telemetry};
+use shared::{db, http};
 use store::Store;
 use subscriber::Subscriber;
 use tokio::sync::Notify;
@@ -57,7 +58,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "undeliverable:committed",
 ];
 
-/// Runs the service until it is told to stop.
+/// Runs the service's process until it is told to stop.
 ///
 /// # Errors
 ///
@@ -66,16 +67,21 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start(config.log_format);
     #[cfg(feature = "failpoints")]
     shared::fail_point::arm();
+    let bus = config.pubsub.connect().await?;
+    serve(config, bus, metrics).await
+}
+
+/// Runs the service over this broker until the process is told to stop.
+///
+/// # Errors
+///
+/// When it cannot start: the configuration, the database or the port.
+pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
     let [database, pubsub, publishing] = ["database", "pubsub", "publishing"].map(|name| health.dependency(name));
 
-    let bus = config
-        .pubsub
-        .connect()
-        .await
-        .context("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right?")?;
     let listener = http::listen(config.listen_address).await?;
     let routes = Routes::new(http::with_common_routes(api::starting_routes(), health.clone(), metrics.clone()));
     let server_stopped = CancellationToken::new();

@@ -158,7 +158,7 @@ pub struct Message {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The client could not be made: most often, credentials are missing.
-    #[error("Pub/Sub client: {0}")]
+    #[error("cannot set up Pub/Sub; is PUBSUB_EMULATOR_HOST or are the Google Cloud credentials right? {0}")]
     Client(#[from] google_cloud_gax::client_builder::Error),
     /// A call failed.
     #[error("Pub/Sub: {}", brief(.0))]

@@ -9,7 +9,7 @@
 mod container;
 mod gcloud;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, error::Error, fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::OnceCell;
@@ -40,6 +40,31 @@ enum Kind {
     Program(Box<Part>),
     Container(Box<Container>),
 }
+
+/// There is no emulator to be had.
+#[derive(Debug)]
+pub struct NoEmulator {
+    /// Where none answers, if one was said to.
+    given: Option<String>,
+}
+
+impl fmt::Display for NoEmulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let given = self.given.as_ref().map(|host| format!(" (nothing answers at {host}, its value now)"));
+        write!(
+            f,
+            "no Pub/Sub emulator. There are three ways to one:\n  \
+             1. set PUBSUB_EMULATOR_HOST to the host:port of one that is running{}\n  \
+             2. install the one of the gcloud command line (it needs Java 17 or newer):\n     \
+             gcloud components install beta pubsub-emulator\n     \
+             (or, from Google's apt repository: apt-get install google-cloud-cli-pubsub-emulator)\n  \
+             3. start a Docker engine: the emulator's image is then fetched and run",
+            given.unwrap_or_default()
+        )
+    }
+}
+
+impl Error for NoEmulator {}
 
 impl Emulator {
     /// The one emulator that the tests of this process share. Each keeps to its own project id.
@@ -86,18 +111,7 @@ impl Emulator {
         } else if let Some(container) = Container::where_docker_answers(port).await? {
             Kind::Container(Box::new(container))
         } else {
-            bail!(
-                "no Pub/Sub emulator. There are three ways to one:\n  \
-                 1. set PUBSUB_EMULATOR_HOST to the host:port of one that is running{}\n  \
-                 2. install the one of the gcloud command line (it needs Java 17 or newer):\n     \
-                 gcloud components install beta pubsub-emulator\n     \
-                 (or, from Google's apt repository: apt-get install google-cloud-cli-pubsub-emulator)\n  \
-                 3. start a Docker engine: the emulator's image is then fetched and run",
-                match env::var("PUBSUB_EMULATOR_HOST") {
-                    Ok(host) => format!(" (nothing answers at {host}, its value now)"),
-                    Err(_) => String::new(),
-                }
-            );
+            bail!(NoEmulator { given: env::var("PUBSUB_EMULATOR_HOST").ok() });
         };
         let emulator = Self { host, kind };
         emulator.launch().await?;

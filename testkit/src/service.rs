@@ -1,9 +1,12 @@
 //! One of the two services as a process: started with its whole environment given, waited for, killed, restarted.
+//!
+//! For a demonstration without a Pub/Sub emulator, both are one process, and what is done to one is done to the other.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitStatus,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +27,7 @@ pub struct Service {
     name: String,
     port: u16,
     log: PathBuf,
-    part: Part,
+    part: Arc<Part>,
 }
 
 impl Service {
@@ -34,13 +37,29 @@ impl Service {
     /// # Errors
     /// When it is not built; the message says how.
     pub fn new(name: &str, port: u16, log: PathBuf, environment: BTreeMap<String, String>) -> Result<Self> {
-        let program = Program::new(name, workspace_binary(name)?, &log)
-            .hermetic()
-            .env("LISTEN_ADDRESS", format!("127.0.0.1:{port}"))
-            .env("LOG_FORMAT", "text")
-            .env("RUST_LOG", "info");
+        let program = program(name, &log)?.env("LISTEN_ADDRESS", address(port));
         let program = environment.into_iter().fold(program, |program, (key, value)| program.env(key, value));
-        Ok(Self { name: name.to_owned(), port, log, part: Part::new(program) })
+        Ok(Self { name: name.to_owned(), port, log, part: Arc::new(Part::new(program)) })
+    }
+
+    /// Campaign and blockchain service in one process, over a broker in its memory. Each is told what it listens on, and
+    /// by arguments what else it would be told by its environment. Starting one starts both.
+    ///
+    /// # Errors
+    /// When the program is not built; the message says how.
+    pub fn together(ports: [u16; 2], log: &Path, environments: [BTreeMap<String, String>; 2]) -> Result<[Self; 2]> {
+        let [campaign, blockchain] = environments.map(|environment| {
+            environment
+                .into_iter()
+                .map(|(key, value)| format!("--{}={value}", key.to_ascii_lowercase().replace('_', "-")))
+        });
+        let [of_campaign, of_blockchain] = ports.map(|port| format!("--listen-address={}", address(port)));
+        let program =
+            program("together", log)?.arg(of_campaign).args(campaign).arg("--").arg(of_blockchain).args(blockchain);
+        let part = Arc::new(Part::new(program));
+        let service =
+            |name: &str, port| Self { name: name.to_owned(), port, log: log.to_owned(), part: Arc::clone(&part) };
+        Ok([service("campaign", ports[0]), service("blockchain", ports[1])])
     }
 
     /// Its name.
@@ -79,8 +98,8 @@ impl Service {
     /// The same service once more, on another port and with another log. Not started yet.
     #[must_use]
     pub fn twin(&self, port: u16, log: PathBuf) -> Self {
-        let program = self.program().env("LISTEN_ADDRESS", format!("127.0.0.1:{port}")).log_to(&log);
-        Self { name: self.name.clone(), port, log, part: Part::new(program) }
+        let program = self.program().env("LISTEN_ADDRESS", address(port)).log_to(&log);
+        Self { name: self.name.clone(), port, log, part: Arc::new(Part::new(program)) }
     }
 
     /// Sets a variable for the next start.
@@ -192,6 +211,16 @@ impl Service {
     pub fn unexpected_end(&self) -> Option<anyhow::Error> {
         self.part.unexpected_end()
     }
+}
+
+/// A workspace binary that sees no more of this process's environment than any program needs, and says all it does.
+fn program(name: &str, log: &Path) -> Result<Program> {
+    let program = Program::new(name, workspace_binary(name)?, log).hermetic();
+    Ok(program.env("LOG_FORMAT", "text").env("RUST_LOG", "info"))
+}
+
+fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 async fn status_of(url: &str) -> Option<u16> {

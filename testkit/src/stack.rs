@@ -29,27 +29,28 @@ pub struct Stack {
     pub anvil: Anvil,
     /// What is on the chain.
     pub chain: Chain,
-    emulator: StackEmulator,
+    broker: Broker,
     project: String,
     // Last: it is removed after the processes that write into it are gone.
     run_dir: RunDir,
 }
 
 #[derive(Debug)]
-enum StackEmulator {
+enum Broker {
+    /// The emulator of all stacks of this process.
     Shared(&'static Emulator),
+    /// This stack's emulator.
     Own(Box<Emulator>),
+    /// In the memory of the one process that both services are.
+    InProcess,
 }
 
-impl StackEmulator {
-    fn own(emulator: Emulator) -> Self {
-        Self::Own(Box::new(emulator))
-    }
-
-    fn get(&self) -> &Emulator {
+impl Broker {
+    fn emulator(&self) -> Option<&Emulator> {
         match self {
-            Self::Shared(emulator) => emulator,
-            Self::Own(emulator) => emulator,
+            Self::Shared(emulator) => Some(emulator),
+            Self::Own(emulator) => Some(emulator),
+            Self::InProcess => None,
         }
     }
 }
@@ -70,8 +71,11 @@ impl Stack {
     }
 
     /// The emulator.
+    ///
+    /// # Panics
+    /// In a stack that [may do without one](Builder::emulator_or_one_process), and does.
     pub fn emulator(&self) -> &Emulator {
-        self.emulator.get()
+        self.broker.emulator().expect("only a stack that may do without an emulator has none")
     }
 
     /// The topics and subscriptions of this stack.
@@ -113,8 +117,9 @@ impl Stack {
 
     /// Which part is not running although nobody stopped it, and what it said last.
     pub fn unexpected_end(&self) -> Option<anyhow::Error> {
-        self.emulator()
-            .unexpected_end()
+        self.broker
+            .emulator()
+            .and_then(Emulator::unexpected_end)
             .or_else(|| self.anvil.unexpected_end())
             .or_else(|| self.campaign.unexpected_end())
             .or_else(|| self.blockchain.unexpected_end())
@@ -136,9 +141,9 @@ impl Stack {
     /// When a part cannot be stopped.
     pub async fn stop(self) -> Result<()> {
         let services = tokio::join!(self.campaign.stop(), self.blockchain.stop());
-        let rest = match &self.emulator {
-            StackEmulator::Shared(_) => (Ok(()), self.anvil.stop().await),
-            StackEmulator::Own(emulator) => tokio::join!(emulator.stop(), self.anvil.stop()),
+        let rest = match &self.broker {
+            Broker::Own(emulator) => tokio::join!(emulator.stop(), self.anvil.stop()),
+            Broker::Shared(_) | Broker::InProcess => (Ok(()), self.anvil.stop().await),
         };
         services.0.and(services.1).and(rest.0).and(rest.1)
     }

@@ -12,16 +12,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Stack, StackEmulator};
+use super::{Broker, Stack};
 use crate::{
     anvil::{self, Anvil},
     chain::{Chain, Contracts},
-    emulator::Emulator,
+    emulator::{Emulator, NoEmulator},
     paths::{RunDir, workspace_binary},
     ports,
     postgres::Postgres,
     process::Program,
-    service::Service,
+    service::{READY_TIMEOUT, Service},
 };
 
 const DEPLOY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -67,6 +67,8 @@ enum EmulatorOf {
     Process,
     /// One at `PUBSUB_EMULATOR_HOST`, else a new one.
     Stack,
+    /// The same; where there is none to be had, none.
+    StackOrNone,
     /// A new one, to be stopped and restarted.
     StackAlone,
 }
@@ -145,6 +147,13 @@ impl Builder {
         self
     }
 
+    /// The same; where there is none to be had, both services run in one process, over a broker in its memory.
+    #[must_use]
+    pub fn emulator_or_one_process(mut self) -> Self {
+        self.emulator = EmulatorOf::StackOrNone;
+        self
+    }
+
     /// With an emulator for this stack alone, which a test may stop and restart.
     #[must_use]
     pub fn own_emulator(mut self) -> Self {
@@ -208,17 +217,30 @@ impl Builder {
         let project = self.project.unwrap_or_else(new_project);
         let progress = self.progress;
 
-        let emulator = async {
+        let broker = async {
             let log = run_dir.log("emulator");
             let began = Instant::now();
-            let emulator = match self.emulator {
-                EmulatorOf::Process => StackEmulator::Shared(Emulator::shared().await?),
-                EmulatorOf::Stack => StackEmulator::own(Emulator::start(log, ports.pubsub, None).await?),
-                EmulatorOf::StackAlone => StackEmulator::own(Emulator::start_own(log, ports.pubsub, None).await?),
+            let own = |emulator| Broker::Own(Box::new(emulator));
+            let broker = match self.emulator {
+                EmulatorOf::Process => Broker::Shared(Emulator::shared().await?),
+                EmulatorOf::Stack => own(Emulator::start(log, ports.pubsub, None).await?),
+                EmulatorOf::StackAlone => own(Emulator::start_own(log, ports.pubsub, None).await?),
+                EmulatorOf::StackOrNone => match Emulator::start(log, ports.pubsub, None).await {
+                    Err(error) if error.is::<NoEmulator>() => Broker::InProcess,
+                    started => own(started?),
+                },
             };
-            let given = if emulator.get().is_given() { ", already there" } else { "" };
-            step(&*progress, "Pub/Sub", emulator.get().host(), given, began);
-            anyhow::Ok(emulator)
+            match broker.emulator() {
+                Some(emulator) => {
+                    let given = if emulator.is_given() { ", already there" } else { "" };
+                    step(&*progress, "Pub/Sub", emulator.host(), given, began);
+                }
+                None => progress(
+                    "Pub/Sub     none: there is no emulator here, so both services run in one process, over a broker in \
+                     its memory",
+                ),
+            }
+            anyhow::Ok(broker)
         };
         let chain = async {
             let began = Instant::now();
@@ -234,29 +256,44 @@ impl Builder {
             let blockchain = database(self.database, "blockchain", run_dir.path());
             anyhow::Ok((campaign.await?, blockchain.await?))
         };
-        let (emulator, (anvil, contracts), databases) = tokio::try_join!(emulator, chain, databases)?;
+        let (broker, (anvil, contracts), databases) = tokio::try_join!(broker, chain, databases)?;
 
-        let common = [("PUBSUB_EMULATOR_HOST", emulator.get().host().to_owned()), ("GCP_PROJECT_ID", project.clone())];
+        let emulator_host = broker.emulator().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host().to_owned()));
+        let common: Vec<_> = [("GCP_PROJECT_ID", project.clone())].into_iter().chain(emulator_host).collect();
         let campaign = environment(&common, databases.0, [], self.campaign);
         let chain = blockchain_environment(&anvil.url(), &contracts, ports.campaign);
         let blockchain = environment(&common, databases.1, chain, self.blockchain);
+        let [campaign, blockchain] = match broker {
+            Broker::InProcess => {
+                let ports = [ports.campaign, ports.blockchain];
+                Service::together(ports, &run_dir.log("services"), [campaign, blockchain])?
+            }
+            Broker::Shared(_) | Broker::Own(_) => [
+                Service::new("campaign", ports.campaign, run_dir.log("campaign"), campaign)?,
+                Service::new("blockchain", ports.blockchain, run_dir.log("blockchain"), blockchain)?,
+            ],
+        };
         let stack = Stack {
-            campaign: Service::new("campaign", ports.campaign, run_dir.log("campaign"), campaign)?,
-            blockchain: Service::new("blockchain", ports.blockchain, run_dir.log("blockchain"), blockchain)?,
+            campaign,
+            blockchain,
             chain: Chain::new(&anvil.url(), contracts)?,
             anvil,
-            emulator,
+            broker,
             project,
             run_dir,
         };
         if self.services == Services::Ready {
-            let start = async |service: &Service| {
-                let began = Instant::now();
-                service.start().await?;
+            let began = Instant::now();
+            stack.campaign.spawn()?;
+            if stack.broker.emulator().is_some() {
+                stack.blockchain.spawn()?;
+            }
+            let ready = async |service: &Service| {
+                service.ready(READY_TIMEOUT).await?;
                 step(&*progress, service.name(), &service.url(), "", began);
                 anyhow::Ok(())
             };
-            tokio::try_join!(start(&stack.campaign), start(&stack.blockchain))?;
+            tokio::try_join!(ready(&stack.campaign), ready(&stack.blockchain))?;
         }
         Ok(stack)
     }

@@ -63,7 +63,7 @@ async fn demonstrate(participants: &[Participant], block_time: f64) -> Result<Ex
     let began = Instant::now();
     say!("starting everything, with a block each {block_time} s");
     let stack = Stack::builder()
-        .given_or_own_emulator()
+        .emulator_or_one_process()
         .block_time(seconds(block_time)?)
         .progress(|step| say!("  {step}"))
         .start()
