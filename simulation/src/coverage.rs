@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 
 /// The points that no world reaches, and why.
-const BEYOND_REACH: [(&str, &str); 3] = [
+const BEYOND_REACH: [(&str, &str); 2] = [
     ("undeliverable:", "the simulated broker refuses no message for good"),
-    ("audit_forget:", "it belongs to the command `blockchain audit`"),
     ("audit_requeue:", "only a database that somebody has changed by hand makes it necessary"),
 ];
 
