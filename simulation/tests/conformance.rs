@@ -494,7 +494,7 @@ async fn logs_are_found_by_grant_and_by_block(ground: Ground) {
     let head = ground.head().await;
     let distributor = ground.deployment.distributor;
     for (payment, block) in payments.iter().zip([head - 1, head]) {
-        let found = ground.chain.logs(&payments_of(payment.grant_id, distributor, 0)).await.unwrap();
+        let found = ground.chain.logs(&payments_of(&[payment.grant_id], distributor, 0)).await.unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].block_number, block);
         let hash = ground.chain.block(At::Number(block)).await.unwrap().unwrap().hash;

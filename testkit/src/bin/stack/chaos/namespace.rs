@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use testkit::{Disk, paths::on_path};
+use testkit::{
+    Disk,
+    paths::{on_path, workspace},
+};
 
 /// Set for the program that runs in the namespace.
 const INSIDE: &str = "CHAOS_NAMESPACE";
@@ -21,7 +24,10 @@ const TEMPORARY_BYTES: u64 = 4 << 30;
 /// returns the temporary folder, if it is one in memory.
 pub(super) fn enter() -> Result<Option<Disk>> {
     if env::var_os(INSIDE).is_some() {
-        return Ok(Disk::mount(env::temp_dir(), TEMPORARY_BYTES).ok());
+        let folder = env::temp_dir();
+        // A disk over it would hide a workspace in it.
+        let holds_us = workspace().starts_with(&folder);
+        return Ok(if holds_us { None } else { Disk::mount(folder, TEMPORARY_BYTES).ok() });
     }
     let Some(unshare) = on_path("unshare") else { return Ok(None) };
     // Root needs no more. Others get a namespace of users as well, in which they are who they were.
