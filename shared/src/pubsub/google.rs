@@ -151,15 +151,16 @@ impl Bus for PubSub {
     }
 
     async fn ensure(&self, starting: bool) -> Result<bool, Error> {
-        if !self.is_in_place().await? {
+        let missing = !self.is_in_place().await?;
+        if missing {
             self.create_missing().await?;
             tracing::info!(project = &*self.project, "topics and subscriptions created");
-            return Ok(true);
         }
         if starting && self.emulated {
+            // Also where this was begun before and broke off in the middle: then subscriptions push to nowhere.
             self.end_streams_of_the_dead().await?;
         }
-        Ok(starting)
+        Ok(missing || starting)
     }
 }
 
