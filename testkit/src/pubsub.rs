@@ -115,6 +115,16 @@ impl Pubsub {
         Ok(())
     }
 
+    /// Makes a subscription push to nowhere: nobody receives from it any more.
+    ///
+    /// # Errors
+    /// When the emulator does not answer, or there is no such subscription.
+    pub async fn push_to_nowhere(&self, subscription: &str) -> Result<()> {
+        let url = format!("{}:modifyPushConfig", self.url("subscriptions", subscription));
+        let body = json!({"pushConfig": {"pushEndpoint": "http://localhost:9/"}});
+        self.post::<Value>(&url, &body).await.map(drop)
+    }
+
     /// Publishes one message and returns its id.
     ///
     /// # Errors
