@@ -198,7 +198,7 @@ impl Confirmer {
             (Step::Replace(purpose), _) => self.replace(lane, transaction, purpose).await,
             (Step::GiveUp, _) => {
                 let payments = self.sender.store.payments_in(&transaction.id).await?;
-                let verdicts = self.without_receipt(node, lane, payments, sight).await?;
+                let verdicts = self.without_receipt(node, payments, sight).await?;
                 tracing::error!(nonce, "the nonce was used by a transaction that is not ours, its grants go back");
                 self.end(lane, transaction, End::GivenUp, None, verdicts).await
             }
@@ -210,7 +210,6 @@ impl Confirmer {
     async fn without_receipt(
         &self,
         node: &dyn Chain,
-        lane: Lane,
         payments: Vec<Payment>,
         sight: &Sight,
     ) -> Result<Vec<(Payment, Verdict)>, Error> {
@@ -224,7 +223,7 @@ impl Confirmer {
                 verdicts.push((payment, Verdict::Again { not_before }));
             }
         }
-        let endings = self.earlier_endings(node, lane, &paid.iter().collect::<Vec<_>>()).await?;
+        let endings = self.earlier_endings(node, &paid.iter().collect::<Vec<_>>()).await?;
         for (payment, ending) in paid.into_iter().zip(endings) {
             if let Ending::Completed(paid) = &ending
                 && sight.final_block.is_none_or(|number| paid.block_number > number)
@@ -304,7 +303,7 @@ impl Confirmer {
         } else if cancelled {
             (End::Cancelled, again(payments, now))
         } else if receipt.succeeded {
-            (End::Succeeded, self.verdicts(node, lane, payments, receipt).await?)
+            (End::Succeeded, self.verdicts(node, payments, receipt).await?)
         } else {
             // Mined and reverted: nobody was paid, and the nonce is used up.
             let (transaction_hash, grants) = (receipt.transaction_hash, payments.len());
@@ -337,14 +336,13 @@ impl Confirmer {
     async fn verdicts(
         &self,
         node: &dyn Chain,
-        lane: Lane,
         payments: Vec<Payment>,
         receipt: &Receipt,
     ) -> Result<Vec<(Payment, Verdict)>, Error> {
         let mut outcomes = contract::outcomes(&receipt.logs, self.deployment.distributor);
         let skipped = |payment: &&Payment| matches!(outcomes.get(&payment.grant_id), Some(Outcome::Skipped));
         let skipped: Vec<_> = payments.iter().filter(skipped).collect();
-        let mut earlier = self.earlier_endings(node, lane, &skipped).await?.into_iter();
+        let mut earlier = self.earlier_endings(node, &skipped).await?.into_iter();
         let share = receipt.gas_used / (payments.len() as u64).max(1);
         let paid = Paid {
             transaction_hash: receipt.transaction_hash,
@@ -371,9 +369,9 @@ impl Confirmer {
 
     /// How grants ended that the distributor had paid before, one for each: with the payments that it made under their ids.
     /// One to another recipient, or of another amount, was surely another grant's: a restored numbering counts twice.
-    async fn earlier_endings(&self, node: &dyn Chain, lane: Lane, payments: &[&Payment]) -> Result<Vec<Ending>, Error> {
+    async fn earlier_endings(&self, node: &dyn Chain, payments: &[&Payment]) -> Result<Vec<Ending>, Error> {
         let ids: Vec<_> = payments.iter().map(|payment| payment.grant_id).collect();
-        let earlier = self.earlier_payments(node, lane, &ids).await?;
+        let earlier = self.earlier_payments(node, &ids).await?;
         let ending = |payment: &&Payment| {
             let id = payment.grant_id;
             let paid = earlier.get(&id).ok_or(Error::Incomplete(id))?;
@@ -393,7 +391,6 @@ impl Confirmer {
     async fn earlier_payments(
         &self,
         node: &dyn Chain,
-        lane: Lane,
         ids: &[GrantId],
     ) -> Result<HashMap<GrantId, ChainPayment>, Error> {
         let mut earlier = HashMap::new();
@@ -401,7 +398,7 @@ impl Confirmer {
             return Ok(earlier);
         }
         let Deployment { distributor, block: first_block, .. } = self.deployment;
-        let source = Source { chain_id: lane.id.chain_id, distributor, first_block };
+        let source = Source { chain_id: self.sender.id.chain_id, distributor, first_block };
         let read = self.sender.store.chain_cursor(&source).await?;
         for payment in self.sender.store.chain_payments_of(ids, read.next_block).await? {
             earlier.entry(payment.grant_id).or_insert(payment);
