@@ -1,5 +1,6 @@
 //! When a block is final: a setting, since chains and risks differ.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::chain::{At, Block, Chain, Result};
@@ -38,6 +39,16 @@ impl FromStr for Finality {
     }
 }
 
+impl fmt::Display for Finality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blocks(blocks) => blocks.fmt(f),
+            Self::Safe => f.write_str("safe"),
+            Self::Finalized => f.write_str("finalized"),
+        }
+    }
+}
+
 impl Finality {
     /// The number of the last final block, where there is one.
     ///
@@ -60,9 +71,12 @@ mod tests {
 
     #[test]
     fn a_finality_is_a_number_of_blocks_or_the_chains_own() {
-        assert_eq!("1".parse(), Ok(Finality::Blocks(1)));
-        assert_eq!("safe".parse(), Ok(Finality::Safe));
-        assert_eq!("finalized".parse(), Ok(Finality::Finalized));
+        for (text, finality) in
+            [("1", Finality::Blocks(1)), ("safe", Finality::Safe), ("finalized", Finality::Finalized)]
+        {
+            assert_eq!(text.parse(), Ok(finality));
+            assert_eq!(finality.to_string(), text);
+        }
         for wrong in ["0", "10001", "", "Safe", "-1"] {
             assert_eq!(wrong.parse::<Finality>(), Err(InvalidFinality), "{wrong}");
         }

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use blockchain::finality::Finality;
 use rand::{
     RngExt as _, SeedableRng as _,
     rngs::Xoshiro256PlusPlus,
@@ -39,35 +40,12 @@ fn is_ordinary(point: &str) -> bool {
     point.split(':').next().is_some_and(|step| ORDINARY_STEPS.contains(&step))
 }
 
-/// When a payment counts as final. Reorgs are less deep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finality {
-    /// After so many blocks, its own included.
-    Blocks(u64),
-    /// When the chain calls its block safe.
-    Safe,
-    /// When the chain calls its block finalized.
-    Finalized,
-}
-
-impl Finality {
-    /// What the blockchain service is told.
-    #[must_use]
-    pub fn setting(self) -> String {
-        match self {
-            Self::Blocks(blocks) => blocks.to_string(),
-            Self::Safe => "safe".to_owned(),
-            Self::Finalized => "finalized".to_owned(),
-        }
-    }
-
-    /// The least deep reorg that could take a final payment away.
-    fn blocks(self) -> u64 {
-        match self {
-            Self::Blocks(blocks) => blocks,
-            Self::Safe => EPOCH_SLOTS,
-            Self::Finalized => 2 * EPOCH_SLOTS,
-        }
+/// The least deep reorg that could take a final payment away. Reorgs are less deep.
+fn depth(finality: Finality) -> u64 {
+    match finality {
+        Finality::Blocks(blocks) => blocks,
+        Finality::Safe => EPOCH_SLOTS,
+        Finality::Finalized => 2 * EPOCH_SLOTS,
     }
 }
 
@@ -295,7 +273,7 @@ fn draw(kind: Kind, lane: Which, finality: Finality, random: &mut Xoshiro256Plus
             Fault::DeleteTopics { what: pick(all, random) }
         }
         Kind::RestartChain => Fault::RestartChain { down: random.random_range(0..1_500) },
-        Kind::Reorg => Fault::Reorg { depth: random.random_range(1..finality.blocks()) },
+        Kind::Reorg => Fault::Reorg { depth: random.random_range(1..depth(finality)) },
         Kind::StopBlocks => {
             Fault::StopBlocks { milliseconds: random.random_range(1_000..5_000), rush: random.random_range(2..20) }
         }
@@ -340,7 +318,7 @@ fn draw(kind: Kind, lane: Which, finality: Finality, random: &mut Xoshiro256Plus
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {} on {:?}, final: {}", self.seed, self.database, self.finality.setting())?;
+        write!(f, "seed {} on {:?}, final: {}", self.seed, self.database, self.finality)?;
         if let Some(clocks) = &self.clocks {
             write!(f, "\n   throughout  {clocks}")?;
         }
@@ -444,8 +422,8 @@ mod tests {
                 for planned in schedule.faults.iter().filter(|planned| planned.lane == lane) {
                     assert!(planned.at >= free);
                     free = planned.at + Duration::from_millis(planned.fault.expected());
-                    if let Fault::Reorg { depth } = planned.fault {
-                        assert!((1..schedule.finality.blocks()).contains(&depth));
+                    if let Fault::Reorg { depth: reorged } = planned.fault {
+                        assert!((1..depth(schedule.finality)).contains(&reorged));
                     }
                 }
             }

@@ -139,7 +139,7 @@ impl World {
         let own = [("REPUBLISH_AFTER_SECONDS", "1".to_owned())];
         let campaign = environment(&common, databases.url(Which::Campaign), own, [].into());
         let own = [
-            ("CONFIRMATIONS", schedule.finality.setting()),
+            ("CONFIRMATIONS", schedule.finality.to_string()),
             ("BATCH_MAX_GRANTS", "100".to_owned()),
             ("MAX_IN_FLIGHT", "16".to_owned()),
             ("RESEND_AFTER_SECONDS", "1".to_owned()),
