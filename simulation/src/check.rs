@@ -88,6 +88,10 @@ pub struct Witness {
     nonces: BTreeMap<U256, BTreeSet<u64>>,
     /// What was first broadcast under each nonce.
     carried: BTreeMap<u64, Arc<Transaction>>,
+    /// Every nonce that was broadcast is below this.
+    sent_below: u64,
+    /// Every nonce that was broadcast before blocks were replaced that had been final is below this.
+    lost_below: u64,
     /// The payments that were seen completed, and final.
     completed: BTreeSet<String>,
     /// Grants that a foreign publisher has asked for, by request id.
@@ -212,6 +216,7 @@ impl Witness {
                 let what = format!("{hash} with nonce {nonce} was broadcast and is not in `attempt`");
                 return Err(violation(Rule::Persisted, what));
             }
+            self.sent_below = self.sent_below.max(nonce + 1);
             let first = self.carried.entry(nonce).or_insert_with(|| Arc::clone(transaction));
             if !transaction.ids.is_empty() && !first.ids.is_empty() && first.ids != transaction.ids {
                 let what = format!("nonce {nonce} was broadcast in {} and {hash}, which pay other grants", first.hash);
@@ -220,10 +225,13 @@ impl Witness {
             let state = chain.state();
             for id in &transaction.ids {
                 let nonces = self.nonces.entry(*id).or_default();
-                let may_pay = |other: &&u64| **other != nonce && !is_free_of(&state, **other, *id);
-                // Where a final transaction is gone, what it had sent back to the queue is in it and in another one: the
-                // distributor pays once.
-                if let Some(other) = nonces.iter().find(may_pay).filter(|_| !self.finality_lost) {
+                let may_pay = |other: &&u64| {
+                    // What a lost transaction had sent back to the queue is in it and in another one: the distributor pays
+                    // once.
+                    let may_be_lost = nonce.min(**other) < self.lost_below;
+                    **other != nonce && !may_be_lost && !is_free_of(&state, **other, *id)
+                };
+                if let Some(other) = nonces.iter().find(may_pay) {
                     let what = format!("grant {id:#x} was broadcast with nonce {nonce}, and nonce {other} may pay it");
                     return Err(violation(Rule::OneNonce, what));
                 }
@@ -235,6 +243,7 @@ impl Witness {
 
     /// What was final is gone: what was broadcast before goes out again.
     pub(crate) fn lose_finality(&mut self) {
+        self.lost_below = self.sent_below;
         self.nonces.clear();
         self.carried.clear();
         self.finality_lost = true;

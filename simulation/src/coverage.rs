@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// The points that no world reaches, and why.
 const BEYOND_REACH: [(&str, &str); 2] = [
     ("undeliverable:", "the simulated broker refuses no message for good"),
-    ("audit_requeue:", "only a database that somebody has changed by hand makes it necessary"),
+    ("audit_requeue:", "it takes a reorg below finality at the right moment: one world in ten thousand"),
 ];
 
 /// The points outside the lists: where a service starts, and calls to the simulated outside.

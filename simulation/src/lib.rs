@@ -5,12 +5,12 @@
 //! its number. See `docs/RELIABILITY.md`.
 #![cfg(feature = "failpoints")]
 
+mod affinity;
 pub mod bug;
 mod calm;
 pub mod chain;
 pub mod check;
 pub mod client;
-mod core;
 pub mod coverage;
 pub mod dice;
 pub mod fuse;

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::affinity::Core;
 use crate::bug::Bug;
 use crate::check::{Rule, Violation, violation};
-use crate::core::Core;
 use crate::plan::Plan;
 use crate::services::{File, create_databases};
 use crate::world::{Count, Files, Stop, World};
