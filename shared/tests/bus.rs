@@ -143,22 +143,6 @@ async fn a_stream_of_the_local_broker_holds_no_more_than_it_may() {
     receiver.stop().await;
 }
 
-// On the emulator a start makes subscriptions push for a moment.
-#[tokio::test]
-async fn a_start_that_broke_off_is_made_good_by_the_next() {
-    let emulator = Emulator::shared().await.unwrap();
-    let project = format!("project-{:016x}", rand::rng().random::<u64>());
-    let bus: Arc<dyn Bus> = Arc::new(PubSub::connect(&project, Some(emulator.host())).await.unwrap());
-    bus.ensure(true).await.unwrap();
-    let outside = emulator.project(&project);
-    outside.push_to_nowhere("token-grant-requests-sub").await.unwrap();
-    outside.delete("subscriptions", "token-grant-results-sub").await.unwrap();
-    bus.ensure(true).await.unwrap();
-    publish(&bus, Topic::Requests, &["one"]).await;
-    let mut receiver = bus.receive(Topic::Requests, 10);
-    assert_eq!(next(&mut receiver).await.message.data, "one");
-}
-
 async fn a_stream_without_a_subscription_fails(bus: Arc<dyn Bus>) {
     let mut receiver = bus.receive(Topic::Requests, 10);
     let next = tokio::time::timeout(SOON, receiver.next()).await.unwrap();

@@ -545,6 +545,17 @@ async fn a_new_keeper_ends_the_streams_that_nobody_reads() {
     assert_eq!(message.attributes["request_id"], "r-1");
 }
 
+// A start makes subscriptions push for a moment.
+#[tokio::test]
+async fn a_start_that_broke_off_is_made_good_by_the_next() {
+    let Project { bus, witness } = Project::eager().await;
+    witness.push_to_nowhere("token-grant-requests-sub").await.unwrap();
+    witness.delete("subscriptions", "token-grant-results-sub").await.unwrap();
+    start_keeper(&bus).await;
+    publish(&bus, &["r-1"]).await;
+    assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "r-1");
+}
+
 #[tokio::test]
 async fn an_emulator_that_comes_back_empty_is_set_up_again_and_received_from() {
     let folder = RunDir::temporary().unwrap();
