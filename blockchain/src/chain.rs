@@ -99,6 +99,8 @@ pub struct Receipt {
     pub succeeded: bool,
     /// The gas that it used.
     pub gas_used: u64,
+    /// What a unit of it cost, in wei; the largest number there is where it was more.
+    pub gas_price: u64,
     /// What contracts told, in order.
     pub logs: Vec<Log>,
 }

@@ -20,7 +20,7 @@ use crate::contract::{self, GrantDistributor::isPaidCall};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
 use crate::fees::{Fees, TooExpensive};
-use crate::finality::Finality;
+use crate::finality::{self, Finality};
 use crate::observe::Observations;
 use crate::sender::{self, Sender};
 use crate::signer::{self, Unsigned};
@@ -99,33 +99,20 @@ impl Worker for Confirmer {
         let node = self.sender.chain.one_node();
         let head = node.head().await?;
         let (now, resend_after) = (self.sender.clock.now(), self.rules.patience.resend_after);
-        let overdue = |one: &Pending| one.mined_in.is_none() && one.is_overdue(resend_after, now);
         let new_block = self.settled_head.load(Ordering::Relaxed) != head.number;
-        if !new_block && !pending.iter().any(overdue) {
+        if !new_block && !pending.iter().any(|one| one.is_unseen_for(resend_after, now)) {
             // Receipts come with blocks.
             return Ok(Progress::Idle);
         }
-        let mut sight = self.look(&*node, lane, head, new_block).await?;
-        let mut receipts = self.receipts(&*node, &pending).await?;
         // One that cannot be followed for now does not hold up those behind it.
         let mut first_error = None;
-        let unexplained = |(one, receipt): (&Pending, &Option<Receipt>)| {
-            receipt.is_none() && one.nonce < sight.mined_nonce && overdue(one)
-        };
-        if let Some(number) = sight.final_block
-            && pending.iter().zip(&receipts).any(unexplained)
-        {
-            // Asked only then, since many nodes keep no old states; and the receipts again, which must be newer.
-            match node.nonce(lane.id.signer, At::Number(number)).await {
-                Ok(nonce) => {
-                    sight.final_nonce = Some(nonce);
-                    receipts = self.receipts(&*node, &pending).await?;
-                }
-                Err(error) => first_error = Some(error.into()),
-            }
+        let mut by_finality: BTreeMap<Finality, Vec<Pending>> = BTreeMap::new();
+        for transaction in pending {
+            let finality = transaction.finality.unwrap_or(self.rules.finality);
+            by_finality.entry(finality).or_default().push(transaction);
         }
-        for (transaction, receipt) in pending.iter().zip(receipts) {
-            if let Err(error) = self.follow(&*node, lane, transaction, receipt, &sight).await {
+        for (finality, pending) in by_finality {
+            if let Err(error) = self.follow_all(&*node, lane, head, new_block, finality, &pending).await {
                 first_error.get_or_insert(error);
             }
         }
@@ -148,10 +135,43 @@ async fn receipt(node: &dyn Chain, transaction: &Pending) -> chain::Result<Optio
 }
 
 impl Confirmer {
-    async fn look(&self, node: &dyn Chain, lane: Lane, head: Block, new_block: bool) -> chain::Result<Sight> {
-        let final_block = self.rules.finality.last_block(node, head).await?;
+    /// Follows all the transactions that are final at the same time.
+    async fn follow_all(
+        &self,
+        node: &dyn Chain,
+        lane: Lane,
+        head: Block,
+        new_block: bool,
+        finality: Finality,
+        pending: &[Pending],
+    ) -> Result<(), Error> {
+        let final_block = finality::last_block(finality, node, head).await?;
         let mined_nonce = node.nonce(lane.id.signer, At::Latest).await?;
-        Ok(Sight { mined_nonce, final_nonce: None, final_block, new_block })
+        let mut sight = Sight { mined_nonce, final_nonce: None, final_block, new_block };
+        let mut receipts = self.receipts(node, pending).await?;
+        let mut first_error = None;
+        let (now, resend_after) = (self.sender.clock.now(), self.rules.patience.resend_after);
+        let unexplained = |(one, receipt): (&Pending, &Option<Receipt>)| {
+            receipt.is_none() && one.nonce < mined_nonce && one.is_unseen_for(resend_after, now)
+        };
+        if let Some(number) = final_block
+            && pending.iter().zip(&receipts).any(unexplained)
+        {
+            // Asked only then, since many nodes keep no old states; and the receipts again, which must be newer.
+            match node.nonce(lane.id.signer, At::Number(number)).await {
+                Ok(nonce) => {
+                    sight.final_nonce = Some(nonce);
+                    receipts = self.receipts(node, pending).await?;
+                }
+                Err(error) => first_error = Some(error.into()),
+            }
+        }
+        for (transaction, receipt) in pending.iter().zip(receipts) {
+            if let Err(error) = self.follow(node, lane, transaction, receipt, &sight).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
     }
 
     /// The receipts of the transactions whose blocks are on the chain now: a node may go on showing one of a block that is
@@ -186,12 +206,19 @@ impl Confirmer {
         let nonce = transaction.nonce;
         match (transaction.next_step(sight, receipt.as_ref(), &self.rules.patience, now), receipt) {
             (Step::Settle, Some(receipt)) => self.settle(node, lane, transaction, &receipt).await,
-            (Step::Wait | Step::Settle, _) => Ok(()),
-            (Step::Mined(block), _) => Ok(self.sender.store.mined(lane, transaction, Some(block), now).await?),
+            (Step::Mined(block), Some(receipt)) => {
+                let Some(attempt) = transaction.attempt(receipt.transaction_hash) else { return Ok(()) };
+                self.sender.store.mined(lane, transaction, attempt, Some(block), now).await?;
+                self.outbox_ready.notify_one();
+                Ok(())
+            }
+            (Step::Wait | Step::Settle | Step::Mined(_), _) => Ok(()),
             (Step::FellBack, _) => {
                 metrics::counter!("transactions_fallen_back_total").increment(1);
                 tracing::warn!(nonce, "the block of a transaction is gone, its bytes go out again");
-                self.sender.store.mined(lane, transaction, None, now).await?;
+                let Some(newest) = transaction.attempts.last() else { return Ok(()) };
+                self.sender.store.mined(lane, transaction, newest, None, now).await?;
+                self.outbox_ready.notify_one();
                 self.send_again(lane, transaction).await
             }
             (Step::SendAgain, _) => self.send_again(lane, transaction).await,
@@ -348,6 +375,7 @@ impl Confirmer {
             transaction_hash: receipt.transaction_hash,
             block_number: receipt.block_number,
             gas_used: Some(share),
+            gas_price: Some(receipt.gas_price),
         };
         let mut verdicts = Vec::with_capacity(payments.len());
         for payment in payments {
@@ -381,7 +409,7 @@ impl Confirmer {
                 let message = format!("the distributor has paid this id before, to {recipient} in {transaction_hash}");
                 return Ok(Ending::Failed(Failure::new("grant_id_taken", message)));
             }
-            Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None }))
+            Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None, gas_price: None }))
         };
         payments.iter().map(ending).collect()
     }

@@ -203,6 +203,8 @@ pub fn batch_revert(data: &[u8]) -> BatchRevert {
 mod tests {
     use alloy::sol_types::SolError;
 
+    use shared::event::Terms;
+
     use super::*;
 
     fn payment(campaign: &str, id: u64) -> Payment {
@@ -215,6 +217,7 @@ mod tests {
             token_amount: 5.try_into().unwrap(),
             requested_at: shared::clock::from_micros(0),
             trace: None,
+            terms: Terms::default(),
         }
     }
 

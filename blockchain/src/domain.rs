@@ -5,7 +5,7 @@ use std::str::FromStr;
 use alloy::primitives::{Address, B256, U256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use shared::event::{GrantCompleted, GrantFailed, GrantRequested, ResultEvent};
+use shared::event::{GrantCompleted, GrantFailed, GrantRequested, ResultEvent, Terms};
 use shared::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 
@@ -93,6 +93,62 @@ pub struct Payment {
     pub requested_at: DateTime<Utc>,
     /// The trace of the request.
     pub trace: Option<TraceParent>,
+    /// How it is to be paid; chain and token are those of the service, see [`Currency`].
+    pub terms: Terms,
+}
+
+/// What a message demands of a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Demand {
+    /// To be paid.
+    Pay(Payment),
+    /// To be paid as this service does not pay: it fails.
+    Impossible(Payment, Failure),
+    /// Not to be paid, if it is in no transaction yet.
+    Cancel(Payment),
+}
+
+impl Demand {
+    /// The payment that it is about.
+    #[must_use]
+    pub fn payment(&self) -> &Payment {
+        match self {
+            Self::Pay(payment) | Self::Impossible(payment, _) | Self::Cancel(payment) => payment,
+        }
+    }
+
+    /// How the payment ends if it was not known before; `None` where it waits for a transaction.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Failure> {
+        match self {
+            Self::Pay(_) => None,
+            Self::Impossible(_, failure) => Some(failure.clone()),
+            Self::Cancel(_) => Some(Failure::cancelled()),
+        }
+    }
+}
+
+/// The only token that is paid, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Currency {
+    /// The chain (EIP-155).
+    pub chain_id: u64,
+    /// The token.
+    pub token: Address,
+}
+
+impl Currency {
+    /// Why a grant on these terms cannot be paid in it.
+    #[must_use]
+    pub fn objection(self, terms: &Terms) -> Option<Failure> {
+        if let Some(chain_id) = terms.chain_id.filter(|chain_id| *chain_id != self.chain_id) {
+            let message = format!("it is to be paid on chain {chain_id}, and this service pays on {}", self.chain_id);
+            return Some(Failure::new("wrong_chain", message));
+        }
+        let token = terms.token.filter(|token| token.address() != self.token)?;
+        let message = format!("it is to be paid in {token}, and this service pays in {}", self.token);
+        Some(Failure::new("wrong_token", message))
+    }
 }
 
 impl Payment {
@@ -113,6 +169,7 @@ impl Payment {
             token_amount: request.token_amount,
             requested_at: request.timestamp,
             trace,
+            terms: Terms { chain_id: None, token: None, ..request.terms.clone() },
         })
     }
 
@@ -132,6 +189,7 @@ impl Payment {
                 wallet_address: Some(self.recipient),
                 block_number: Some(paid.block_number),
                 gas_used: paid.gas_used,
+                gas_price: paid.gas_price,
             }),
             Ending::Failed(failure) => ResultEvent::Failed(GrantFailed {
                 user_id,
@@ -164,6 +222,8 @@ pub struct Paid {
     pub block_number: u64,
     /// The grant's share of its gas, where we know it.
     pub gas_used: Option<u64>,
+    /// What a unit of gas cost, in wei, where we know it.
+    pub gas_price: Option<u64>,
 }
 
 /// Why a payment will not be made.
@@ -180,6 +240,18 @@ impl Failure {
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }
+    }
+
+    /// It was cancelled in time.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self::new("cancelled", "it was cancelled before it was in a transaction")
+    }
+
+    /// Its time was over too early.
+    #[must_use]
+    pub fn expired() -> Self {
+        Self::new("expired", "it was in no transaction when its time was over")
     }
 }
 
@@ -215,6 +287,7 @@ mod tests {
             wallet_address: None,
             issuer: number.map(|(issuer, _)| Issuer::new(issuer)),
             grant_index: number.map(|(_, index)| index),
+            terms: Terms::default(),
         }
     }
 

@@ -53,6 +53,7 @@ use crate::chain::{Chain, Rpc};
 use crate::config::{ChainSettings, Config};
 use crate::confirmer::Confirmer;
 use crate::deployment::Deployment;
+use crate::domain::Currency;
 use crate::gaps::GapRepairer;
 use crate::lease::{Holder, Lease};
 use crate::monitor::Monitor;
@@ -106,6 +107,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "sender:sent",
     "settle:commit",
     "settle:committed",
+    "switch:commit",
+    "switch:committed",
     "undeliverable:commit",
     "undeliverable:committed",
 ];
@@ -201,7 +204,8 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let wakes = Wakes { queue_ready: Arc::clone(&queue_ready), sent, outbox_ready: Arc::clone(&outbox_ready) };
     let holder = work_on_lane(&mut lifecycle, &config, &sender, deployment, &observations, &wakes, needs.lane);
 
-    let consumer = Subscriber { store: store.clone(), clock, wallets: deployment.wallets, queue_ready, outbox_ready };
+    let (wallets, currency) = (deployment.wallets, Currency { chain_id: lane.chain_id, token: deployment.token });
+    let consumer = Subscriber { store: store.clone(), clock, wallets, currency, queue_ready, outbox_ready };
     let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer, letters };
     let shutdown = lifecycle.shutdown();
     lifecycle.spawn("subscriber", async {

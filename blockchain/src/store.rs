@@ -5,6 +5,7 @@
 
 mod audit;
 mod chain_payments;
+mod kill_switch;
 mod lane;
 mod receive;
 mod settle;
@@ -13,12 +14,14 @@ mod transactions;
 
 pub use audit::LedgerPayment;
 pub use chain_payments::{Cursor, Place, Source, Span};
+pub use kill_switch::{KillSwitch, SwitchSource};
 pub use lane::{Lane, LaneId};
 pub use receive::Received;
 use secrecy::SecretString;
 use serde::Serialize;
 pub use settle::{Ended, Settlement, Verdict};
 use shared::db::{self, Database};
+use shared::event::Terms;
 use shared::id::{RequestId, WalletAddress};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -55,7 +58,8 @@ impl Store {
 /// The columns that [`payment`] reads, from a table or alias `p`.
 macro_rules! payment_columns {
     () => {
-        "p.request_id, p.grant_id, p.user_id, p.campaign_id, p.recipient, p.token_amount, p.traceparent, p.requested_at"
+        "p.request_id, p.grant_id, p.user_id, p.campaign_id, p.recipient, p.token_amount, p.traceparent,
+         p.requested_at, p.priority, p.expires_at, p.finality"
     };
 }
 use payment_columns;
@@ -70,6 +74,12 @@ fn payment(row: &AnyRow) -> db::Result<Payment> {
         token_amount: db::corrupt("token_amount", row.try_get::<i64, _>("token_amount")?.try_into())?,
         requested_at: db::time(row, "requested_at")?,
         trace: db::parse_option(row, "traceparent")?,
+        terms: Terms {
+            priority: db::corrupt("priority", row.try_get::<i64, _>("priority")?.try_into())?,
+            expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(shared::clock::from_micros),
+            finality: db::parse_option(row, "finality")?,
+            ..Terms::default()
+        },
     })
 }
 
@@ -79,7 +89,7 @@ struct Key<'a> {
     request_id: &'a RequestId,
 }
 
-fn keys(payments: &[Payment]) -> String {
-    let keys: Vec<_> = payments.iter().map(|payment| Key { request_id: &payment.request_id }).collect();
+fn keys<'a>(payments: impl IntoIterator<Item = &'a Payment>) -> String {
+    let keys: Vec<_> = payments.into_iter().map(|payment| Key { request_id: &payment.request_id }).collect();
     db::rows(&keys)
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::chain::{self, Call, Refusal};
 use crate::contract::{self, Batch, BatchRevert, GrantDistributor};
 use crate::deployment::Deployment;
-use crate::domain::Payment;
+use crate::domain::{Ending, Failure, Payment};
 use crate::fees::{Fees, TooExpensive};
 use crate::observe::Observations;
 use crate::sender::{self, Sender};
@@ -58,6 +58,9 @@ pub enum Error {
     /// The contract takes no batch at all for now.
     #[error("{0}; grants wait")]
     Held(String),
+    /// Somebody has stopped all payments.
+    #[error("the kill switch is engaged; grants wait")]
+    Stopped,
 }
 
 /// How transactions are made.
@@ -112,7 +115,26 @@ impl Submitter {
                 queued = self.sender.store.queued(allowed, self.sender.clock.now()).await?;
             }
         }
+        // A transaction is final for all of its payments at the same time.
+        let finality = queued.first().map(|(payment, _)| payment.terms.finality);
+        queued.retain(|(payment, _)| Some(payment.terms.finality) == finality);
         Ok(queued)
+    }
+
+    /// Ends payments whose time is over; says whether there were any.
+    async fn expire(&self) -> Result<bool, Error> {
+        let now = self.sender.clock.now();
+        let expired = self.sender.store.expired(self.limits.batch_grants, now).await?;
+        if expired.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(grants = expired.len(), "grants have expired");
+        let ended = |payment| (payment, Verdict::Ended(Ending::Failed(Failure::expired())));
+        let settlement = Settlement { transaction: None, verdicts: expired.into_iter().map(ended).collect() };
+        self.sender.store.settle(&settlement, now).await?;
+        self.observations.grants_ended(&settlement, now);
+        self.outbox_ready.notify_one();
+        Ok(true)
     }
 
     /// Runs the batch on the newest block without sending it.
@@ -167,6 +189,12 @@ impl Worker for Submitter {
 
     async fn run_once(&self) -> Result<Progress, Error> {
         let Some(lane) = self.sender.lane() else { return Ok(Progress::Idle) };
+        if self.expire().await? {
+            return Ok(Progress::Worked);
+        }
+        if self.sender.store.kill_switch().await?.is_engaged() {
+            return Err(Error::Stopped);
+        }
         if self.sender.store.pending(lane.id).await?.len() >= self.limits.in_flight {
             return Ok(Progress::Idle);
         }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use shared::clock::Clock;
 use shared::db;
-use shared::event::RequestEvent;
+use shared::event::{GrantRequested, KillSwitchChanged, RequestEvent};
 use shared::inbox::{Consumer, Received};
+use shared::telemetry::TraceParent;
 use tokio::sync::Notify;
 
-use crate::domain::{Payment, Wallets};
-use crate::store::Store;
+use crate::domain::{Currency, Demand, Payment, Wallets};
+use crate::store::{Store, SwitchSource};
 
 /// The consumer of `token-grant-requests`.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Subscriber {
     pub clock: Clock,
     /// Where users without a wallet are paid.
     pub wallets: Wallets,
+    /// What is paid, and where.
+    pub currency: Currency,
     /// Notified after payments were queued.
     pub queue_ready: Arc<Notify>,
     /// Notified after messages were committed.
@@ -30,13 +33,28 @@ impl Consumer for Subscriber {
     type Event = RequestEvent;
 
     async fn consume(&self, batch: &[Received<RequestEvent>]) -> db::Result<()> {
-        let payments: Vec<_> = batch
-            .iter()
-            .map(|Received { event: RequestEvent::Requested(request), trace }| {
-                Payment::new(request, *trace, &self.wallets).expect("no hash is known to end in 20 zero bytes")
-            })
-            .collect();
-        let received = self.store.receive(&payments, self.clock.now()).await?;
+        let now = self.clock.now();
+        let mut demands = Vec::with_capacity(batch.len());
+        for Received { event, trace, .. } in batch {
+            match event {
+                RequestEvent::Requested(request) => {
+                    let payment = self.payment(request, *trace);
+                    demands.push(match self.currency.objection(&request.terms) {
+                        None => Demand::Pay(payment),
+                        Some(failure) => Demand::Impossible(payment, failure),
+                    });
+                }
+                RequestEvent::CancelRequested(cancel) => {
+                    demands.push(Demand::Cancel(self.payment(&cancel.request, *trace)));
+                }
+                RequestEvent::KillSwitchChanged(KillSwitchChanged { engaged, number, .. }) => {
+                    self.store.switch(SwitchSource::Campaign, *engaged, Some(*number), now).await?;
+                    tracing::warn!(engaged, "the campaign service has used the kill switch");
+                    self.queue_ready.notify_one();
+                }
+            }
+        }
+        let received = self.store.receive(&demands, now).await?;
         let count = |outcome, grants: usize| {
             metrics::counter!("requests_received_total", "outcome" => outcome).increment(grants as u64);
         };
@@ -52,8 +70,14 @@ impl Consumer for Subscriber {
                 refused = received.refused,
                 "requests answered again or refused"
             );
-            self.outbox_ready.notify_one();
         }
+        self.outbox_ready.notify_one();
         Ok(())
+    }
+}
+
+impl Subscriber {
+    fn payment(&self, request: &GrantRequested, trace: Option<TraceParent>) -> Payment {
+        Payment::new(request, trace, &self.wallets).expect("no hash is known to end in 20 zero bytes")
     }
 }

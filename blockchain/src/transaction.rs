@@ -12,6 +12,7 @@ use shared::fail_point;
 
 use crate::chain::{Receipt, Refusal};
 use crate::fees::Fees;
+use crate::finality::Finality;
 
 /// A transaction that was, or may have been, sent, and whose fate is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Pending {
     pub open_since: DateTime<Utc>,
     /// The block that held it when we looked last, if one did.
     pub mined_in: Option<BlockId>,
+    /// When its block counts as final; `None` for the service's own setting.
+    pub finality: Option<Finality>,
     /// Its signed bytes, the newest last: any of them may be mined, and only one can be.
     pub attempts: Vec<Attempt>,
 }
@@ -206,6 +209,12 @@ impl Pending {
         sent_at.is_none_or(|sent_at| now - sent_at >= resend_after)
     }
 
+    /// Whether it is in no block that we know of, and overdue.
+    #[must_use]
+    pub fn is_unseen_for(&self, resend_after: TimeDelta, now: DateTime<Utc>) -> bool {
+        self.mined_in.is_none() && self.is_overdue(resend_after, now)
+    }
+
     /// The attempt with this hash.
     #[must_use]
     pub fn attempt(&self, hash: B256) -> Option<&Attempt> {
@@ -270,7 +279,15 @@ mod tests {
     /// Made and sent at second 0, with nonce 5.
     fn pending() -> Pending {
         let attempts = vec![attempt(1, 0, Some(0))];
-        Pending { id: "t".into(), nonce: 5, created_at: at(0), open_since: at(0), mined_in: None, attempts }
+        Pending {
+            id: "t".into(),
+            nonce: 5,
+            created_at: at(0),
+            open_since: at(0),
+            mined_in: None,
+            finality: None,
+            attempts,
+        }
     }
 
     fn receipt(number: u64, hash: u8) -> Receipt {
@@ -280,6 +297,7 @@ mod tests {
             block_hash: B256::repeat_byte(hash),
             succeeded: true,
             gas_used: 21_000,
+            gas_price: 7,
             logs: vec![],
         }
     }

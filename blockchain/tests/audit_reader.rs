@@ -15,11 +15,12 @@ use blockchain::audit::reader::{Chunk, Error, Reader, Reading};
 use blockchain::chain::{self, At, Block, Call, Chain, LogEntry, Receipt};
 use blockchain::contract::GrantDistributor::GrantPaid;
 use blockchain::deployment::Deployment;
-use blockchain::domain::{Ending, GrantId, Paid, Payment, Wallets};
+use blockchain::domain::{Demand, Ending, GrantId, Paid, Payment, Wallets};
 use blockchain::finality::Finality;
 use blockchain::store::{Settlement, Source, Store, Verdict};
 use chrono::TimeDelta;
 use shared::clock::{Clock, from_micros};
+use shared::event::Terms;
 use testkit::Place;
 
 const DISTRIBUTOR: Address = Address::repeat_byte(0xd1);
@@ -296,10 +297,11 @@ async fn a_payment_is_missing_only_after_a_second_look() {
             token_amount: 7.try_into().unwrap(),
             requested_at: from_micros(0),
             trace: None,
+            terms: Terms::default(),
         };
-        store.receive(std::slice::from_ref(&payment), from_micros(0)).await.unwrap();
+        store.receive(&[Demand::Pay(payment.clone())], from_micros(0)).await.unwrap();
         let (transaction_hash, _) = blocks(0)[usize::try_from(grant).unwrap()];
-        let ending = Ending::Completed(Paid { transaction_hash, block_number: grant, gas_used: None });
+        let ending = Ending::Completed(Paid { transaction_hash, block_number: grant, gas_used: None, gas_price: None });
         let verdicts = vec![(payment, Verdict::Ended(ending))];
         store.settle(&Settlement { transaction: None, verdicts }, from_micros(0)).await.unwrap();
     }

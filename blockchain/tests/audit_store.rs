@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, B256, U256};
 use blockchain::audit::{ChainPayment, Claim};
-use blockchain::domain::{Ending, GrantId, Paid, Payment};
+use blockchain::domain::{Demand, Ending, GrantId, Paid, Payment};
 use blockchain::store::{Cursor, Settlement, Source, Span, Store, Verdict};
 use chrono::{DateTime, Utc};
 use shared::clock::from_micros;
+use shared::event::Terms;
 use shared::id::Issuer;
 use testkit::{Place, on_both_databases};
 
@@ -77,7 +78,12 @@ fn payment(number: u64) -> Payment {
         token_amount: 100.try_into().unwrap(),
         requested_at: at(0),
         trace: None,
+        terms: Terms::default(),
     }
+}
+
+fn demands(payments: &[Payment]) -> Vec<Demand> {
+    payments.iter().cloned().map(Demand::Pay).collect()
 }
 
 async fn read(store: &Store, events: &[ChainPayment], to: u64) {
@@ -157,7 +163,7 @@ async fn an_id_paid_twice_is_two_rows(store: Store) {
 }
 
 async fn pages_of_events_show_each_once_and_say_which_are_known(store: Store) {
-    store.receive(&[payment(2), payment(4)], at(0)).await.unwrap();
+    store.receive(&demands(&[payment(2), payment(4)]), at(0)).await.unwrap();
     let events: Vec<_> = (0..7).map(|number| event(number, 5 + number / 3, number % 3)).collect();
     read(&store, &events, 9).await;
     let (mut after, mut seen) = (None, Vec::new());
@@ -179,8 +185,8 @@ async fn pages_of_the_ledger_show_each_payment_once(store: Store) {
         ..payment(number)
     };
     let payments: Vec<_> = (0..5).map(payment).chain((0..3).map(sparse)).collect();
-    store.receive(&payments, at(1)).await.unwrap();
-    let paid = Paid { transaction_hash: hash(7), block_number: 7, gas_used: None };
+    store.receive(&demands(&payments), at(1)).await.unwrap();
+    let paid = Paid { transaction_hash: hash(7), block_number: 7, gas_used: None, gas_price: None };
     let verdicts = vec![(payments[1].clone(), Verdict::Ended(Ending::Completed(paid)))];
     store.settle(&Settlement { transaction: None, verdicts }, at(2)).await.unwrap();
 
@@ -231,7 +237,7 @@ async fn strangers_are_those_whom_the_ledger_does_not_know(store: Store) {
 
 async fn a_payment_whose_transaction_has_ended_without_it_is_queued_again(store: Store) {
     let payments: Vec<_> = (0..2).map(payment).collect();
-    store.receive(&payments, at(0)).await.unwrap();
+    store.receive(&demands(&payments), at(0)).await.unwrap();
     // Nothing that we know leaves a payment like this; whatever does, must not lose it.
     let mut tx = store.database().begin("test").await.unwrap();
     for statement in [

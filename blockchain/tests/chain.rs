@@ -19,7 +19,7 @@ use blockchain::deployment::{self, Addresses, Deployment};
 use blockchain::domain::{Failure, GrantId, Outcome, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::{Signed, Signer, Unsigned};
-use shared::event::{GrantRequested, TokenType};
+use shared::event::{GrantRequested, Terms, TokenType};
 use shared::id::Issuer;
 use testkit::anvil::{ADMIN, Account, CHAIN_ID, STRANGER, SUBMITTER};
 use testkit::rpc_proxy::Liar;
@@ -72,6 +72,7 @@ impl Stage {
             wallet_address: None,
             issuer,
             grant_index,
+            terms: Terms::default(),
         };
         Payment::new(&request, None, &self.deployment.wallets).unwrap()
     }

@@ -269,7 +269,8 @@ impl World {
         let attempt = self.attempt(purpose, FEES);
         let id = self.transactions.len().to_string();
         let (created_at, open_since) = (self.now, self.now);
-        let pending = Pending { id, nonce, created_at, open_since, mined_in: None, attempts: vec![attempt] };
+        let pending =
+            Pending { id, nonce, created_at, open_since, mined_in: None, finality: None, attempts: vec![attempt] };
         self.transactions.push(Stored { pending, batch, end: None });
     }
 
@@ -414,6 +415,7 @@ fn receipt(blocks: &[Block], pending: &Pending) -> Option<Receipt> {
             block_hash,
             succeeded: true,
             gas_used: 1,
+            gas_price: 1,
             logs: vec![],
         })
     })

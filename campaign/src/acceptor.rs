@@ -3,7 +3,7 @@
 //! The queue is bounded. When it is full the caller is refused at once rather than kept waiting, and nothing is stored.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::clock::Clock;
 use shared::db;
@@ -11,8 +11,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{Arrival, Decision};
-use crate::store::Store;
+use crate::domain::admission::{Arrival, Decision};
+use crate::store::{Policy, Store};
 
 /// The most requests that wait for a transaction.
 const QUEUE: usize = 4096;
@@ -66,14 +66,14 @@ pub struct Writer {
     clock: Clock,
     queue: mpsc::Receiver<Waiting>,
     outbox_ready: Arc<Notify>,
-    republish_after: Duration,
+    policy: Policy,
 }
 
 /// An acceptor and its writer. `outbox_ready` is notified after each commit that has something to publish.
 #[must_use]
-pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, republish_after: Duration) -> (Acceptor, Writer) {
+pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, policy: Policy) -> (Acceptor, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Acceptor { queue: sender }, Writer { store, clock, queue, outbox_ready, republish_after })
+    (Acceptor { queue: sender }, Writer { store, clock, queue, outbox_ready, policy })
 }
 
 impl Writer {
@@ -98,7 +98,7 @@ impl Writer {
         let (arrivals, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|Waiting { arrival, answer }| (arrival, answer)).unzip();
         let start = Instant::now();
-        let decided = self.store.accept(&arrivals, self.clock.now(), self.republish_after).await;
+        let decided = self.store.accept(&arrivals, self.clock.now(), self.policy).await;
         metrics::histogram!("accept_commit_seconds").record(start.elapsed().as_secs_f64());
         metrics::histogram!("accept_batch_grants").record(f64::from(u32::try_from(arrivals.len()).unwrap_or(u32::MAX)));
         match decided {
@@ -132,7 +132,7 @@ fn observe(decision: &Decision) {
             "accepted"
         }
         Decision::Repeat(_) => "repeated",
-        Decision::KeyReused { .. } | Decision::AlreadyGranted { .. } => "refused",
+        Decision::KeyReused { .. } | Decision::AlreadyGranted { .. } | Decision::Refused(_) => "refused",
     };
     metrics::counter!("grant_requests_total", "outcome" => outcome).increment(1);
 }

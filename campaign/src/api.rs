@@ -1,19 +1,26 @@
 //! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
 
+mod campaigns;
+mod events;
+mod export;
 mod grant;
 mod grants;
+mod kill_switch;
 mod needs_attention;
 mod status;
 mod token_request;
+mod transactions;
+mod user;
 
 use std::sync::Arc;
 
-use axum::extract::{FromRef, FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, get};
 use axum::{Json, Router};
+use shared::clock::Clock;
 use shared::dead_letter::{self, DeadLetters};
 use shared::http::Problem;
 use shared::telemetry::{TRACEPARENT, TraceParent};
@@ -24,6 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::acceptor::Acceptor;
+use crate::operator::Operator;
 use crate::republisher::Republisher;
 use crate::store::Store;
 
@@ -43,6 +51,20 @@ struct Context {
     acceptor: Acceptor,
     letters: DeadLetters,
     republisher: Arc<Republisher>,
+    operator: Operator,
+    clock: Clock,
+}
+
+impl FromRef<Context> for Operator {
+    fn from_ref(context: &Context) -> Self {
+        context.operator.clone()
+    }
+}
+
+impl FromRef<Context> for Clock {
+    fn from_ref(context: &Context) -> Self {
+        context.clock.clone()
+    }
 }
 
 impl FromRef<Context> for Store {
@@ -70,11 +92,18 @@ impl FromRef<Context> for Arc<Republisher> {
 }
 
 /// The routes of the campaign service.
-pub fn routes(store: Store, acceptor: Acceptor, letters: DeadLetters, republisher: Arc<Republisher>) -> Router {
+pub fn routes(
+    store: Store,
+    acceptor: Acceptor,
+    letters: DeadLetters,
+    republisher: Arc<Republisher>,
+    operator: Operator,
+    clock: Clock,
+) -> Router {
     let (router, mut document) = documented().split_for_parts();
     complete(&mut document);
     router
-        .with_state(Context { store, acceptor, letters, republisher })
+        .with_state(Context { store, acceptor, letters, republisher, operator, clock })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
 }
@@ -89,12 +118,26 @@ fn documented() -> OpenApiRouter<Context> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(token_request::handle))
         .routes(routes!(status::handle))
-        .routes(routes!(grant::handle))
+        .routes(routes!(grant::handle, grant::cancel))
+        .routes(routes!(events::of_grant))
         .routes(routes!(grants::handle))
         .routes(routes!(needs_attention::list))
         .routes(routes!(needs_attention::republish_one))
         .routes(routes!(needs_attention::republish_all))
+        .routes(routes!(user::handle))
+        .routes(routes!(transactions::handle))
+        .routes(routes!(campaigns::list))
+        .routes(routes!(campaigns::statistics))
+        .routes(routes!(events::of_campaign))
+        .routes(routes!(events::all))
+        .routes(routes!(kill_switch::get, kill_switch::put))
         .merge(dead_letter::api::routes())
+        .merge(
+            // A list of ten thousand users is long.
+            OpenApiRouter::new()
+                .routes(routes!(campaigns::get, campaigns::put, campaigns::patch))
+                .layer(DefaultBodyLimit::max(campaigns::MAX_BODY_BYTES)),
+        )
 }
 
 /// Adds what is the same for every operation: the errors that are made outside the handlers, and that a body may be left
@@ -104,7 +147,9 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
         ResponseBuilder::new().description(description).content("application/problem+json", content).build()
     };
-    let operations = document.paths.paths.values_mut().flat_map(|path| [path.get.as_mut(), path.post.as_mut()]);
+    let operations = document.paths.paths.values_mut().flat_map(|path| {
+        [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete].map(Option::as_mut)
+    });
     for operation in operations.flatten() {
         let responses = &mut operation.responses.responses;
         let method = problem("The path does not take this method; the `Allow` header names those it takes.");

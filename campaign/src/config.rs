@@ -9,6 +9,7 @@ use shared::pubsub;
 use shared::telemetry::LogFormat;
 
 use crate::domain::Patience;
+use crate::store::Policy;
 
 /// Accepts token-grant requests over HTTP and shows their status.
 #[derive(Debug, Clone, Parser)]
@@ -35,6 +36,11 @@ pub struct Config {
     #[arg(long, env = "REPUBLISH_LIMIT", default_value_t = 28, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub republish_limit: u32,
 
+    /// Whether the first request for a campaign that nobody has made makes it, with the settings of a campaign of which
+    /// nothing is said; otherwise such a request is refused.
+    #[arg(long, env = "CAMPAIGN_AUTO_CREATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub campaign_auto_create: bool,
+
     /// Seconds that work under way has to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub shutdown_deadline_seconds: u64,
@@ -49,6 +55,12 @@ impl Config {
     #[must_use]
     pub fn patience(&self) -> Patience {
         Patience { first_wait: Duration::from_secs(self.republish_after_seconds), limit: self.republish_limit }
+    }
+
+    /// How requests are accepted.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { republish_after: self.patience().first_wait, auto_create: self.campaign_auto_create }
     }
 
     /// How long shutting down may take.

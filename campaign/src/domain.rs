@@ -1,28 +1,31 @@
 //! What a grant is and how its state moves. No I/O, no clock, no randomness.
 
+pub mod admission;
+pub mod campaign;
+pub mod event;
 mod patience;
 
-use std::collections::HashMap;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use event::{GrantEvent, Requested};
 pub use patience::Patience;
 use serde::{Deserialize, Serialize};
-use shared::event::{GrantRequested, ResultEvent, TokenType};
+use shared::event::{CancelRequested, GrantRequested, ResultEvent, Terms, TokenType};
 use shared::fail_point;
-use shared::id::{CampaignId, IdempotencyKey, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 use utoipa::{IntoParams, ToSchema};
 
 /// What a studio asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, IntoParams)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct GrantRequest {
     /// Who is to be paid: the studio's name for the player.
     #[schema(value_type = String, min_length = 1, max_length = 128, example = "alice")]
     #[param(value_type = Option<String>, min_length = 1, max_length = 128, example = "alice")]
     pub user_id: UserId,
-    /// For which campaign. A user is paid once per campaign.
+    /// For which campaign. By default, a campaign pays a user once.
     #[schema(value_type = String, min_length = 1, max_length = 128, example = "summer")]
     #[param(value_type = Option<String>, min_length = 1, max_length = 128, example = "summer")]
     pub campaign_id: CampaignId,
@@ -30,9 +33,9 @@ pub struct GrantRequest {
     #[schema(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$", example = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")]
     #[param(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$", example = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")]
     pub wallet_address: Option<WalletAddress>,
-    /// Whole tokens.
-    #[schema(value_type = u64, required = false, minimum = 1, maximum = 1_000_000_000, default = 100)]
-    #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000, default = 100)]
+    /// Whole tokens. Without it, what the campaign pays.
+    #[schema(value_type = u64, required = false, minimum = 1, maximum = 1_000_000_000)]
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000)]
     pub token_amount: TokenAmount,
 }
 
@@ -48,16 +51,22 @@ pub struct Grant {
     #[serde(flatten)]
     /// What was asked for.
     pub request: GrantRequest,
+    #[serde(flatten)]
+    /// How it is to be paid.
+    pub terms: Terms,
     /// The kind of token.
     #[schema(value_type = String, example = "ERC20")]
     pub token_type: TokenType,
+    #[serde(skip)]
+    /// How many grants of this campaign the user has, those before this one and this one.
+    pub user_grant_number: u64,
     /// Where it stands.
     pub state: State,
     /// The transaction that pays it, once it is submitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^0x[0-9a-f]{64}$")]
     pub transaction_hash: Option<String>,
-    /// The block that holds the transaction, once it is completed.
+    /// The block that holds the transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<u64>,
     /// Why it failed: a stable word for programs.
@@ -76,6 +85,15 @@ pub struct Grant {
     /// still be paid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention_since: Option<DateTime<Utc>>,
+    /// Since when somebody does not want it any more, UTC. It may still be paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    /// When the request is published again for want of a result; `None` once nobody does.
+    pub publish_again_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    /// When, by the blockchain service's clock, that happened which brought it to its state.
+    pub progressed_at: Option<DateTime<Utc>>,
     #[serde(skip)]
     /// The trace of the HTTP request that asked for it.
     pub trace: Option<TraceParent>,
@@ -94,30 +112,75 @@ pub struct Grant {
 pub enum State {
     /// Accepted; not on its way to the chain yet.
     Requested,
+    /// The blockchain service has it.
+    Started,
     /// In a transaction that was sent.
     Submitted,
+    /// In a block that is not final yet.
+    Confirmed,
     /// The tokens are on chain. Final.
     Completed,
     /// It will not be paid. Final, unless the chain says otherwise.
     Failed,
+    /// It was in no transaction when its time was over, and will not be paid. As final as failed.
+    Expired,
+    /// Somebody did not want it any more, and it will not be paid. As final as failed.
+    Cancelled,
+}
+
+/// What a state means for whoever counts tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The tokens are promised.
+    UnderWay,
+    /// The tokens are on chain.
+    Paid,
+    /// The tokens are not promised any more.
+    Unpaid,
 }
 
 impl State {
+    /// All states.
+    pub const ALL: [Self; 8] = [
+        Self::Requested,
+        Self::Started,
+        Self::Submitted,
+        Self::Confirmed,
+        Self::Completed,
+        Self::Failed,
+        Self::Expired,
+        Self::Cancelled,
+    ];
+
     /// The state as it is stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "requested",
+            Self::Started => "started",
             Self::Submitted => "submitted",
+            Self::Confirmed => "confirmed",
             Self::Completed => "completed",
             Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// What it means for the tokens.
+    #[must_use]
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::Requested | Self::Started | Self::Submitted | Self::Confirmed => Standing::UnderWay,
+            Self::Completed => Standing::Paid,
+            Self::Failed | Self::Expired | Self::Cancelled => Standing::Unpaid,
         }
     }
 
     /// Whether nothing more is expected to happen.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed)
+        self.standing() != Standing::UnderWay
     }
 }
 
@@ -130,86 +193,21 @@ impl FromStr for State {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [Self::Requested, Self::Submitted, Self::Completed, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(UnknownState)
-    }
-}
-
-/// What a request comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// A grant that did not exist.
-    New(Grant),
-    /// The very grant that was asked for before, by key or by nature.
-    Repeat(Grant),
-    /// The idempotency key belongs to a request that asked for something else.
-    KeyReused {
-        /// The grant of the earlier request.
-        earlier: RequestId,
-    },
-    /// The user has a grant of this campaign already, with another amount or wallet.
-    AlreadyGranted {
-        /// That grant.
-        earlier: RequestId,
-    },
-}
-
-/// A request as it arrived.
-#[derive(Debug, Clone)]
-pub struct Arrival {
-    /// What is asked for.
-    pub request: GrantRequest,
-    /// The caller's name for the request.
-    pub key: Option<IdempotencyKey>,
-    /// The trace of the HTTP request.
-    pub trace: TraceParent,
-}
-
-/// The grants that stand in the way of a batch of arrivals: those of its keys, and those of its users and campaigns.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// By idempotency key.
-    pub by_key: HashMap<IdempotencyKey, Grant>,
-    /// By campaign and user.
-    pub by_nature: HashMap<(CampaignId, UserId), Grant>,
-}
-
-impl Known {
-    /// Decides one arrival, and remembers the decision for those behind it in the batch. A new grant gets `grant_index`.
-    pub fn decide(&mut self, arrival: &Arrival, grant_index: u64, now: DateTime<Utc>) -> Decision {
-        let Arrival { request, key, trace } = arrival;
-        if let Some(earlier) = key.as_ref().and_then(|key| self.by_key.get(key)) {
-            return if earlier.request == *request {
-                Decision::Repeat(earlier.clone())
-            } else {
-                Decision::KeyReused { earlier: earlier.request_id.clone() }
-            };
-        }
-        let nature = (request.campaign_id.clone(), request.user_id.clone());
-        let decision = match self.by_nature.get(&nature) {
-            Some(earlier) if earlier.request == *request => Decision::Repeat(earlier.clone()),
-            Some(earlier) => return Decision::AlreadyGranted { earlier: earlier.request_id.clone() },
-            None => Decision::New(Grant::new(request.clone(), grant_index, *trace, now)),
-        };
-        if let Decision::New(grant) | Decision::Repeat(grant) = &decision {
-            self.by_nature.insert(nature, grant.clone());
-            if let Some(key) = key {
-                self.by_key.insert(key.clone(), grant.clone());
-            }
-        }
-        decision
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(UnknownState)
     }
 }
 
 impl Grant {
-    fn new(request: GrantRequest, grant_index: u64, trace: TraceParent, now: DateTime<Utc>) -> Self {
+    /// The grant that an event makes.
+    #[must_use]
+    pub fn requested(request_id: RequestId, requested: &Requested, at: DateTime<Utc>) -> Self {
         Self {
-            request_id: RequestId::unique(now),
-            grant_index,
-            request,
+            request_id,
+            grant_index: requested.grant_index,
+            request: requested.request.clone(),
+            terms: requested.terms.clone(),
             token_type: TokenType::Erc20,
+            user_grant_number: requested.user_grant_number,
             state: State::Requested,
             transaction_hash: None,
             block_number: None,
@@ -218,9 +216,12 @@ impl Grant {
             retry_count: 0,
             round_began: 0,
             needs_attention_since: None,
-            trace: Some(trace),
-            requested_at: now,
-            updated_at: now,
+            cancel_requested_at: None,
+            publish_again_at: Some(requested.publish_again_at),
+            progressed_at: None,
+            trace: requested.traceparent.as_ref().and_then(|trace| trace.parse().ok()),
+            requested_at: at,
+            updated_at: at,
             completed_at: None,
         }
     }
@@ -239,7 +240,26 @@ impl Grant {
             wallet_address: self.request.wallet_address,
             issuer: Some(issuer),
             grant_index: Some(self.grant_index),
+            terms: self.terms.clone(),
         }
+    }
+
+    /// The message that asks for this grant not to be paid.
+    #[must_use]
+    pub fn to_cancellation(&self, issuer: Issuer) -> CancelRequested {
+        CancelRequested {
+            user_id: self.request.user_id.clone(),
+            campaign_id: self.request.campaign_id.clone(),
+            request_id: self.request_id.clone(),
+            timestamp: self.requested_at,
+            request: Box::new(self.to_message(issuer)),
+        }
+    }
+
+    /// How long it took from the request until it was completed or failed, in microseconds.
+    #[must_use]
+    pub fn mint_micros(&self) -> Option<u64> {
+        u64::try_from((self.completed_at? - self.requested_at).num_microseconds()?).ok()
     }
 
     /// Whether a result names this grant's user and campaign. One that does not is not about this grant, whatever its
@@ -247,68 +267,130 @@ impl Grant {
     #[must_use]
     pub fn is_meant_by(&self, event: &ResultEvent) -> bool {
         let (user, campaign) = match event {
-            ResultEvent::Submitted(_) => return true,
+            ResultEvent::Started(_)
+            | ResultEvent::Submitted(_)
+            | ResultEvent::Confirmed(_)
+            | ResultEvent::Reverted(_) => return true,
             ResultEvent::Completed(completed) => (&completed.user_id, &completed.campaign_id),
             ResultEvent::Failed(failed) => (&failed.user_id, &failed.campaign_id),
         };
         *user == self.request.user_id && *campaign == self.request.campaign_id
     }
 
-    /// What a result that has arrived does to the grant. The state never moves backwards: a payment is never forgotten,
-    /// and one that is reported after a failure counts.
-    pub fn apply(&mut self, event: &ResultEvent, now: DateTime<Utc>) -> Effect {
-        let to = match event {
-            ResultEvent::Submitted(_) => State::Submitted,
-            ResultEvent::Completed(_) => State::Completed,
-            ResultEvent::Failed(_) => State::Failed,
-        };
-        let moves = match (self.state, to) {
-            (from, to) if from == to => {
-                // The same message again, or another transaction: of a batch that is sent again, or of a payment that
-                // somebody reports differently, which is recorded and changes nothing.
-                let hash = match event {
-                    ResultEvent::Submitted(submitted) => Some(&submitted.transaction_hash),
-                    ResultEvent::Completed(completed) => Some(&completed.transaction_hash),
-                    ResultEvent::Failed(_) => None,
-                };
-                if hash.is_none() || hash == self.transaction_hash.as_ref() {
-                    return Effect::Repeat;
-                }
-                to == State::Submitted
+    /// What an event does to the grant. What was paid is never forgotten, and a payment that is reported after a failure
+    /// counts; before its end, a grant's state is what the blockchain service saw last, in whatever order it is told.
+    pub fn apply(&mut self, event: &GrantEvent, at: DateTime<Utc>) -> Effect {
+        let effect = match event {
+            GrantEvent::Requested(_) => Effect::Repeat,
+            GrantEvent::KeyAdded(_) | GrantEvent::Published(_) => return Effect::Noted,
+            GrantEvent::CancelRequested(_) => {
+                self.cancel_requested_at = Some(at);
+                return Effect::Noted;
             }
-            (State::Completed, _) | (State::Failed, State::Submitted) => false,
-            _ => true,
+            GrantEvent::Retried(retried) => {
+                self.retry_count = retried.retry_count;
+                self.publish_again_at = retried.publish_again_at.or(self.publish_again_at);
+                return Effect::Noted;
+            }
+            GrantEvent::Redriven(redriven) => {
+                (self.retry_count, self.round_began) = (redriven.retry_count, redriven.retry_count);
+                self.publish_again_at = redriven.publish_again_at.or(Some(at));
+                self.needs_attention_since = None;
+                return Effect::Noted;
+            }
+            GrantEvent::NeedsAttention(_) => {
+                self.publish_again_at = None;
+                self.needs_attention_since = Some(at);
+                return Effect::Noted;
+            }
+            GrantEvent::Started(_) => match self.state {
+                State::Requested => Effect::Moved,
+                _ => Effect::Repeat,
+            },
+            GrantEvent::Submitted(_) | GrantEvent::Confirmed(_) | GrantEvent::Reverted(_) => self.progress(event),
+            GrantEvent::Completed(completed) => match self.state {
+                State::Completed if self.transaction_hash.as_ref() == Some(&completed.transaction_hash) => {
+                    Effect::Repeat
+                }
+                // Somebody reports the payment differently.
+                State::Completed => Effect::Late,
+                _ => Effect::Moved,
+            },
+            GrantEvent::Failed(_) | GrantEvent::Expired(_) | GrantEvent::Cancelled(_) => match self.state.standing() {
+                Standing::UnderWay => Effect::Moved,
+                Standing::Paid => Effect::Late,
+                Standing::Unpaid => Effect::Repeat,
+            },
         };
-        if !moves && !fail_point::switched("results_move_backwards") {
+        if effect != Effect::Moved && !(effect == Effect::Late && fail_point::switched("results_move_backwards")) {
+            return effect;
+        }
+        self.move_on(event, at);
+        Effect::Moved
+    }
+
+    /// What news of its transaction does, before the grant's end.
+    fn progress(&self, event: &GrantEvent) -> Effect {
+        let (hash, block, processed_at) = match event {
+            GrantEvent::Submitted(news) | GrantEvent::Reverted(news) => {
+                (&news.transaction_hash, None, news.processed_at)
+            }
+            GrantEvent::Confirmed(news) => (&news.transaction_hash, Some(news.block_number), Some(news.processed_at)),
+            _ => return Effect::Late,
+        };
+        if self.transaction_hash.as_ref() == Some(hash)
+            && event.state() == Some(self.state)
+            && self.block_number == block
+        {
+            return Effect::Repeat;
+        }
+        if self.state.is_final() || processed_at < self.progressed_at {
             return Effect::Late;
         }
+        Effect::Moved
+    }
+
+    fn move_on(&mut self, event: &GrantEvent, at: DateTime<Utc>) {
+        let Some(to) = event.state() else { return };
         self.state = to;
-        self.updated_at = now;
-        self.completed_at = to.is_final().then_some(now);
+        self.updated_at = at;
         if to.is_final() {
-            self.needs_attention_since = None;
+            self.completed_at = Some(at);
+            (self.needs_attention_since, self.publish_again_at) = (None, None);
         }
         match event {
-            ResultEvent::Submitted(submitted) => self.transaction_hash = Some(submitted.transaction_hash.clone()),
-            ResultEvent::Completed(completed) => {
+            GrantEvent::Submitted(news) | GrantEvent::Reverted(news) => {
+                self.transaction_hash = Some(news.transaction_hash.clone());
+                self.block_number = None;
+                self.progressed_at = news.processed_at.or(self.progressed_at);
+            }
+            GrantEvent::Confirmed(news) => {
+                self.transaction_hash = Some(news.transaction_hash.clone());
+                self.block_number = Some(news.block_number);
+                self.progressed_at = Some(news.processed_at);
+            }
+            GrantEvent::Completed(completed) => {
                 self.transaction_hash = Some(completed.transaction_hash.clone());
                 self.block_number = completed.block_number;
                 (self.error_code, self.error_message) = (None, None);
             }
-            ResultEvent::Failed(failed) => {
+            GrantEvent::Failed(failed) | GrantEvent::Expired(failed) | GrantEvent::Cancelled(failed) => {
                 self.error_code.clone_from(&failed.error_code);
                 self.error_message = Some(failed.error_message.clone());
+                self.block_number = None;
             }
+            _ => {}
         }
-        Effect::Moved
     }
 }
 
-/// What a result did to its grant.
+/// What an event did to its grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// The state moved.
     Moved,
+    /// Something else than the state is different, or is known.
+    Noted,
     /// It was known already.
     Repeat,
     /// It came too late to move the state, and is only recorded.
@@ -317,91 +399,97 @@ pub enum Effect {
 
 #[cfg(test)]
 mod tests {
+    use event::{Completed, Confirmed, Failed, Progress, Submitted};
     use proptest::prelude::*;
     use shared::clock::from_micros;
-    use shared::event::{GrantCompleted, GrantFailed, GrantsSubmitted};
 
     use super::*;
 
-    fn request(user: &str, amount: i64) -> GrantRequest {
-        GrantRequest {
-            user_id: user.parse().unwrap(),
-            campaign_id: "summer".parse().unwrap(),
-            wallet_address: None,
-            token_amount: amount.try_into().unwrap(),
-        }
-    }
-
-    fn arrival(user: &str, amount: i64, key: Option<&str>) -> Arrival {
-        Arrival { request: request(user, amount), key: key.map(|key| key.parse().unwrap()), trace: TraceParent::new() }
-    }
-
-    fn decide(known: &mut Known, user: &str, amount: i64, key: Option<&str>) -> Decision {
-        known.decide(&arrival(user, amount, key), 0, from_micros(0))
-    }
-
-    #[test]
-    fn the_same_request_is_the_same_grant() {
-        let mut known = Known::default();
-        let Decision::New(grant) = decide(&mut known, "alice", 100, None) else { panic!("new") };
-        assert_eq!(decide(&mut known, "alice", 100, None), Decision::Repeat(grant.clone()));
-        assert_eq!(decide(&mut known, "alice", 100, Some("k")), Decision::Repeat(grant.clone()));
-        assert_eq!(decide(&mut known, "bob", 100, Some("k")), Decision::KeyReused { earlier: grant.request_id });
-    }
-
-    #[test]
-    fn another_amount_for_the_same_user_is_refused() {
-        let mut known = Known::default();
-        let Decision::New(grant) = decide(&mut known, "alice", 100, Some("k")) else { panic!("new") };
-        let earlier = grant.request_id;
-        assert_eq!(decide(&mut known, "alice", 200, None), Decision::AlreadyGranted { earlier: earlier.clone() });
-        assert_eq!(decide(&mut known, "alice", 200, Some("k")), Decision::KeyReused { earlier });
-    }
-
-    fn result(kind: u8, hash: u8) -> ResultEvent {
-        let (user_id, campaign_id) = ("alice".parse().unwrap(), "summer".parse().unwrap());
-        let (request_id, timestamp, processed_at) = ("r".parse().unwrap(), from_micros(0), from_micros(1));
-        let transaction_hash = format!("0x{hash}");
-        match kind {
-            0 => ResultEvent::Submitted(GrantsSubmitted { request_ids: vec![], transaction_hash, processed_at }),
-            1 => ResultEvent::Completed(GrantCompleted {
-                user_id,
-                campaign_id,
-                request_id,
-                transaction_hash,
-                timestamp,
-                processed_at,
+    /// A grant that was just accepted.
+    pub(super) fn grant() -> Grant {
+        let requested = Requested {
+            grant_index: 0,
+            request: GrantRequest {
+                user_id: "alice".parse().unwrap(),
+                campaign_id: "summer".parse().unwrap(),
                 wallet_address: None,
+                token_amount: 100.try_into().unwrap(),
+            },
+            terms: Terms::default(),
+            user_grant_number: 1,
+            idempotency_key: None,
+            traceparent: None,
+            publish_again_at: from_micros(60_000_000),
+        };
+        Grant::requested("r".parse().unwrap(), &requested, from_micros(0))
+    }
+
+    fn news(kind: u8, hash: u8, second: u8) -> GrantEvent {
+        let (transaction_hash, processed_at) = (format!("0x{hash}"), from_micros(i64::from(second) * 1_000_000));
+        let sent = Submitted { transaction_hash: transaction_hash.clone(), processed_at: Some(processed_at) };
+        let failed = Failed { error_code: None, error_message: "no".into(), processed_at };
+        match kind {
+            0 => GrantEvent::Started(Progress { processed_at }),
+            1 => GrantEvent::Submitted(sent),
+            2 => GrantEvent::Confirmed(Confirmed {
+                transaction_hash,
+                block_number: u64::from(second),
+                block_hash: format!("0x{second}"),
+                processed_at,
+            }),
+            3 => GrantEvent::Reverted(sent),
+            4 => GrantEvent::Completed(Completed {
+                transaction_hash,
                 block_number: Some(1),
                 gas_used: None,
-            }),
-            _ => ResultEvent::Failed(GrantFailed {
-                user_id,
-                campaign_id,
-                request_id,
-                error_message: "no".into(),
-                timestamp,
+                gas_price: None,
+                wallet_address: None,
                 processed_at,
-                error_code: None,
             }),
+            5 => GrantEvent::Failed(failed),
+            6 => GrantEvent::Expired(failed),
+            _ => GrantEvent::Cancelled(failed),
         }
     }
 
     proptest! {
         #[test]
-        fn results_in_any_order_never_move_the_state_backwards(results: Vec<(u8, bool)>) {
-            let Decision::New(mut grant) = decide(&mut Known::default(), "alice", 100, None) else { panic!("new") };
+        fn news_in_any_order_never_takes_a_grant_back(all: Vec<(u8, u8, u8)>) {
+            let mut grant = grant();
             let mut paid = false;
-            for (kind, hash) in results {
-                let before = grant.state;
-                let event = result(kind % 3, u8::from(hash));
+            for (kind, hash, second) in all {
+                let before = grant.clone();
+                let event = news(kind % 8, hash % 2, second);
                 let effect = grant.apply(&event, from_micros(1));
-                paid |= kind % 3 == 1;
-                prop_assert!(grant.state >= before || grant.state == State::Completed);
+                paid |= kind % 8 == 4;
+                prop_assert!(!before.state.is_final() || grant.state.is_final());
+                prop_assert!(grant.progressed_at >= before.progressed_at, "older news does not take the place of newer");
                 prop_assert_eq!(grant.state == State::Completed, paid);
                 prop_assert_eq!(grant.completed_at.is_some(), grant.state.is_final());
-                prop_assert_eq!(grant.apply(&event, from_micros(2)) == Effect::Moved, false, "{:?}", effect);
+                prop_assert_eq!(grant.publish_again_at.is_some(), !grant.state.is_final());
+                prop_assert_eq!(grant == before, effect != Effect::Moved, "{:?}", effect);
+                prop_assert_ne!(grant.apply(&event, from_micros(2)), Effect::Moved);
             }
         }
+    }
+
+    #[test]
+    fn a_reorg_takes_a_confirmed_grant_back_to_submitted() {
+        let mut grant = grant();
+        let states: Vec<_> = [(0, 0), (1, 1), (2, 2), (3, 3), (2, 4), (4, 5)]
+            .map(|(kind, second)| {
+                grant.apply(&news(kind, 1, second), from_micros(1));
+                (grant.state.as_str(), grant.block_number)
+            })
+            .into();
+        let expected = [
+            ("started", None),
+            ("submitted", None),
+            ("confirmed", Some(2)),
+            ("submitted", None),
+            ("confirmed", Some(4)),
+            ("completed", Some(1)),
+        ];
+        assert_eq!(states, expected);
     }
 }

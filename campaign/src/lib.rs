@@ -7,6 +7,8 @@ pub mod acceptor;
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod latency;
+pub mod operator;
 pub mod republisher;
 pub mod store;
 pub mod subscriber;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 pub use config::Config;
+use operator::Operator;
 use republisher::Republisher;
 use shared::clock::Clock;
 use shared::dead_letter::{Census, DeadLetters};
@@ -40,6 +43,10 @@ pub const FAIL_POINTS: &[&str] = &[
     "accept:committed",
     "apply:commit",
     "apply:committed",
+    "cancel:commit",
+    "cancel:committed",
+    "change_campaign:commit",
+    "change_campaign:committed",
     "dead_letter:commit",
     "dead_letter:committed",
     "discard:commit",
@@ -54,6 +61,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "republish:committed",
     "set_going:commit",
     "set_going:committed",
+    "switch:commit",
+    "switch:committed",
     "undeliverable:commit",
     "undeliverable:committed",
 ];
@@ -100,8 +109,7 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let Some(store) = lifecycle.start(open).await? else { return Ok(ExitCode::SUCCESS) };
 
     let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
-    let (acceptor, writer) =
-        acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.patience().first_wait);
+    let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.policy());
     lifecycle.spawn("acceptor", async {
         writer.run(server_stopped).await;
         Ok(())
@@ -109,7 +117,9 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
     let republisher =
         Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.patience()));
-    let routes_now = api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher));
+    let operator = Operator::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready));
+    let routes_now =
+        api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher), operator, clock.clone());
     routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(
@@ -117,7 +127,7 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
         Schedule::polled("pubsub", Duration::from_secs(3), pubsub),
     );
     lifecycle.work(
-        Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
+        Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()).telling(store.clone()),
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), publishing),
     );
     lifecycle.work(republisher, Schedule::polled("republisher", Duration::from_secs(1), database.clone()));

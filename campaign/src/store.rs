@@ -1,23 +1,33 @@
-//! The campaign service's tables: the only module with SQL of grants.
+//! The campaign service's tables: the only module with SQL of grants and campaigns.
 //!
-//! Everything that changes a grant commits its event and its outbox row in the same transaction.
+//! The ledger is the truth. Whatever happens is an entry of it, and the tables that people read, and the messages that
+//! announce it, are committed in the same transaction.
 
 mod accept;
+mod adopt;
+mod campaigns;
+mod history;
+mod ledger;
+mod projection;
 mod queries;
+mod rebuild;
 mod republish;
 mod results;
+mod statistics;
 
-use chrono::{DateTime, Utc};
-pub use queries::{GrantEvent, Page, Totals};
-pub use republish::{Open, Republished, WhichGrants};
-pub use results::Applied;
+pub use accept::Policy;
+pub use campaigns::{Change, KillSwitch};
+pub use queries::{GrantFilter, Holding, Page, Totals};
+pub use rebuild::{Difference, Rebuilt};
+pub use republish::{Cancellation, Open, Republished, WhichGrants};
+pub use results::{Applied, Report};
 use secrecy::SecretString;
-use serde::Serialize;
-use shared::db::{self, Database, Tx};
-use shared::id::{Issuer, RequestId};
-use shared::random::{self, ascending_uuid};
+use shared::db::{self, Database};
+use shared::id::Issuer;
+use shared::random;
 use sqlx::Row;
 use sqlx::any::AnyRow;
+pub use statistics::{Statistics, TransactionPage, TransactionShare, TransactionState};
 
 use crate::domain::{Grant, GrantRequest};
 
@@ -50,7 +60,9 @@ impl Store {
         let row = sqlx::query("-- store::issuer\n select issuer from deployment").fetch_one(&mut *tx).await?;
         tx.commit().await?;
         let issuer = Issuer::new(row.try_get::<i64, _>("issuer")?.cast_unsigned());
-        Ok(Self { database, issuer })
+        let store = Self { database, issuer };
+        store.adopt_what_was_before_the_ledger().await?;
+        Ok(store)
     }
 
     /// The database below, for the outbox.
@@ -70,8 +82,9 @@ impl Store {
 macro_rules! grant_columns {
     () => {
         "g.request_id, g.grant_index, g.user_id, g.campaign_id, g.wallet_address, g.token_amount, g.state,
-         g.transaction_hash, g.block_number, g.error_code, g.error_message, g.retry_count, g.round_began,
-         g.needs_attention_since, g.traceparent, g.requested_at, g.updated_at, g.completed_at"
+         g.user_grant_number, g.terms, g.transaction_hash, g.block_number, g.error_code, g.error_message,
+         g.retry_count, g.round_began, g.traceparent, g.requested_at, g.updated_at, g.completed_at, g.progressed_at,
+         g.cancel_requested_at, g.publish_again_at, g.needs_attention_since"
     };
 }
 use grant_columns;
@@ -87,7 +100,9 @@ fn grant(row: &AnyRow) -> db::Result<Grant> {
             wallet_address: db::parse_option(row, "wallet_address")?,
             token_amount: db::corrupt("token_amount", row.try_get::<i64, _>("token_amount")?.try_into())?,
         },
+        terms: db::corrupt("terms", serde_json::from_str(&row.try_get::<String, _>("terms")?))?,
         token_type: shared::event::TokenType::Erc20,
+        user_grant_number: db::unsigned(row, "user_grant_number")?,
         state: db::parse(row, "state")?,
         transaction_hash: row.try_get("transaction_hash")?,
         block_number: row.try_get::<Option<i64>, _>("block_number")?.map(i64::cast_unsigned),
@@ -96,47 +111,12 @@ fn grant(row: &AnyRow) -> db::Result<Grant> {
         retry_count: db::corrupt("retry_count", u32::try_from(row.try_get::<i64, _>("retry_count")?))?,
         round_began: db::corrupt("round_began", u32::try_from(row.try_get::<i64, _>("round_began")?))?,
         needs_attention_since: time("needs_attention_since")?,
+        cancel_requested_at: time("cancel_requested_at")?,
+        publish_again_at: time("publish_again_at")?,
+        progressed_at: time("progressed_at")?,
         trace: db::parse_option(row, "traceparent")?,
         requested_at: db::time(row, "requested_at")?,
         updated_at: db::time(row, "updated_at")?,
         completed_at: time("completed_at")?,
     })
-}
-
-/// One element of `json_each($1)` where a query needs request ids alone.
-#[derive(Debug, Serialize)]
-struct Key<'a> {
-    request_id: &'a RequestId,
-}
-
-/// A line of a grant's history, about to be written.
-#[derive(Debug, Serialize)]
-struct NewEvent<'a> {
-    id: String,
-    request_id: &'a RequestId,
-    kind: &'static str,
-    at: i64,
-    data: String,
-}
-
-impl<'a> NewEvent<'a> {
-    fn new(request_id: &'a RequestId, kind: &'static str, at: DateTime<Utc>, data: &serde_json::Value) -> Self {
-        Self { id: ascending_uuid(at).to_string(), request_id, kind, at: at.timestamp_micros(), data: data.to_string() }
-    }
-}
-
-/// Adds lines to grants' histories; one that stands there already, to the letter, is not repeated.
-async fn record(tx: &mut Tx, events: &[NewEvent<'_>]) -> db::Result<()> {
-    sqlx::query(
-        "-- store::record
-         insert into grant_event (id, request_id, kind, at, data)
-         select value->>'id', value->>'request_id', value->>'kind', cast(value->>'at' as bigint), value->>'data'
-         from json_each($1)
-         where not exists (select 1 from grant_event e where e.request_id = value->>'request_id'
-                                                         and e.kind = value->>'kind' and e.data = value->>'data')",
-    )
-    .bind(db::rows(events))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }

@@ -6,7 +6,7 @@ use shared::event::ResultEvent;
 use shared::inbox::{Consumer, Received};
 
 use crate::domain::{Grant, State};
-use crate::store::Store;
+use crate::store::{Report, Store};
 
 /// The consumer of `token-grant-results`.
 #[derive(Debug)]
@@ -27,8 +27,11 @@ impl Consumer for Subscriber {
     type Event = ResultEvent;
 
     async fn consume(&self, batch: &[Received<ResultEvent>]) -> db::Result<()> {
-        let results: Vec<_> = batch.iter().map(|received| &received.event).collect();
-        let applied = self.store.apply(&results, self.clock.now()).await?;
+        let reports: Vec<_> = batch
+            .iter()
+            .map(|Received { event, trace, message_id }| Report { event, message_id: Some(message_id), trace: *trace })
+            .collect();
+        let applied = self.store.apply(&reports, self.clock.now()).await?;
         applied.moved.iter().for_each(observe);
         if applied.unknown > 0 {
             metrics::counter!("results_without_grant_total").increment(applied.unknown as u64);

@@ -13,8 +13,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use campaign::acceptor::{self, Acceptor, Refused};
 use campaign::domain::Patience;
+use campaign::operator::Operator;
 use campaign::republisher::Republisher;
-use campaign::store::Store;
+use campaign::store::{Report, Store};
 use campaign::{api, domain};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use shared::dead_letter::DeadLetters;
 use shared::event::{GrantCompleted, GrantsSubmitted, ResultEvent};
 use shared::health::Health;
 use shared::http::{MAX_BODY_BYTES, with_common_routes};
-use support::{arrival, open, request, row_counts};
+use support::{POLICY, arrival, open, request, row_counts};
 use testkit::{Database, Place, on_both_databases};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -68,7 +69,7 @@ impl Service {
     async fn start(kind: Database) -> Self {
         let place = Place::new(kind).await.unwrap();
         let (store, clock) = (open(&place).await, Clock::manual(from_micros(1_700_000_000_000_000)));
-        let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
+        let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), POLICY);
         tokio::spawn(writer.run(CancellationToken::new()));
         Self { routes: routes(store.clone(), acceptor, &clock), store, clock, _place: place }
     }
@@ -90,7 +91,9 @@ fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::default());
     let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::default(), PATIENCE));
-    with_common_routes(api::routes(store, acceptor, letters, republisher), Health::default(), metrics)
+    let operator = Operator::new(store.clone(), clock.clone(), Arc::default());
+    let routes = api::routes(store, acceptor, letters, republisher, operator, clock.clone());
+    with_common_routes(routes, Health::default(), metrics)
 }
 
 async fn send(routes: &Router, request: Request<Body>) -> Answer {
@@ -158,7 +161,7 @@ async fn a_repeat_is_answered_with_the_first_grant(service: Service) {
         assert_eq!((repeat.status, &repeat.body), (StatusCode::OK, &first.body));
         assert_eq!(repeat.headers[header::LOCATION], first.headers[header::LOCATION]);
     }
-    assert_eq!(row_counts(&service.store).await, [1, 1, 2, 1]);
+    assert_eq!(row_counts(&service.store).await, [1, 2, 2, 1]);
 }
 
 async fn query_and_body_ask_for_the_same_thing(service: Service) {
@@ -392,7 +395,8 @@ async fn a_grant_tells_its_history(service: Service) {
     });
     let completed = ResultEvent::Completed(completed(&grant, &hash));
     service.clock.advance(chrono::TimeDelta::seconds(2));
-    service.store.apply(&[&submitted, &completed], service.clock.now()).await.unwrap();
+    let reports = [&submitted, &completed].map(|event| Report { event, message_id: Some("7"), trace: None });
+    service.store.apply(&reports, service.clock.now()).await.unwrap();
 
     let answer = service.get(&format!("/grants/{request_id}")).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -400,7 +404,7 @@ async fn a_grant_tells_its_history(service: Service) {
     assert_eq!(answer.body["completed_at"], "2023-11-14T22:13:22Z");
     let events = answer.body["events"].as_array().unwrap();
     let kinds: Vec<_> = events.iter().map(|event| event["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["requested", "submitted", "completed"]);
+    assert_eq!(kinds, ["TokenGrantRequested", "BlockchainTxSubmitted", "Completed"]);
     assert_eq!(events[0]["data"]["token_amount"], 100);
 
     let missing = service.get("/grants/019a9f5e-7c1e-7bd2-a3a7-0242ac120002").await;
@@ -419,6 +423,7 @@ fn completed(grant: &domain::Grant, hash: &str) -> GrantCompleted {
         wallet_address: None,
         block_number: Some(7),
         gas_used: None,
+        gas_price: None,
     }
 }
 
@@ -517,7 +522,7 @@ async fn a_grant_that_needs_attention_is_shown_and_set_going_again(service: Serv
     assert_eq!(status.body["grants"][0]["needs_attention_since"], since);
     let shown = service.get(&format!("/grants/{}", ids[0])).await;
     assert_eq!((&shown.body["needs_attention_since"], &shown.body["state"]), (&json!(since), &json!("requested")));
-    assert_eq!(shown.body["events"][2]["kind"], "needs_attention");
+    assert_eq!(shown.body["events"][2]["kind"], "NeedsAttention");
     let first = service.get("/needs-attention?limit=2").await;
     assert_eq!((first.body["total"].as_u64(), first.body["grants"].as_array().unwrap().len()), (Some(3), 2));
     let rest = service.get(&format!("/needs-attention?cursor={}", first.body["next_cursor"].as_str().unwrap())).await;
@@ -552,7 +557,7 @@ async fn dead_letters_are_served_here_too(service: Service) {
 async fn a_full_queue_is_unavailable_for_now_and_stores_nothing() {
     let place = Place::sqlite().unwrap();
     let (store, clock) = (open(&place).await, Clock::system());
-    let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), Duration::from_mins(1));
+    let (acceptor, writer) = acceptor::new(store.clone(), clock.clone(), Arc::default(), POLICY);
     let routes = routes(store.clone(), acceptor.clone(), &clock);
     // Nobody takes requests from the queue yet; whoever has queued one and hung up does not take it out again.
     let refused = loop {
@@ -590,7 +595,7 @@ async fn other_paths_and_methods_are_problems_too() {
         ("PUT", "/token-request?user_id=u&campaign_id=c", "POST"),
         ("DELETE", "/token-request", "POST"),
         ("POST", "/status?user_id=u", "GET,HEAD"),
-        ("PATCH", "/grants/x", "GET,HEAD"),
+        ("PATCH", "/grants/x", "GET,HEAD,DELETE"),
         ("POST", "/grants", "GET,HEAD"),
         ("POST", "/openapi.json", "GET,HEAD"),
     ] {
@@ -686,18 +691,27 @@ async fn the_openapi_document_is_served() {
     assert_eq!(answer.body["openapi"], "3.1.0");
     let paths: Vec<_> = answer.body["paths"].as_object().unwrap().keys().collect();
     let expected = [
+        "/campaigns",
+        "/campaigns/{campaign_id}",
+        "/campaigns/{campaign_id}/events",
+        "/campaigns/{campaign_id}/statistics",
         "/dead-letters",
         "/dead-letters/redrive",
         "/dead-letters/{id}",
         "/dead-letters/{id}/discard",
         "/dead-letters/{id}/redrive",
+        "/events",
         "/grants",
         "/grants/{request_id}",
+        "/grants/{request_id}/events",
         "/grants/{request_id}/republish",
+        "/kill-switch",
         "/needs-attention",
         "/needs-attention/republish",
         "/status",
         "/token-request",
+        "/transactions",
+        "/users/{user_id}",
     ];
     assert_eq!(paths, expected);
     // Every status that these tests have seen is described.
@@ -709,7 +723,7 @@ async fn the_openapi_document_is_served() {
     };
     assert_eq!(
         described("/token-request", "post"),
-        ["200", "202", "400", "405", "409", "413", "415", "422", "500", "503"]
+        ["200", "202", "400", "403", "404", "405", "409", "413", "415", "422", "500", "503"]
     );
     assert_eq!(described("/status", "get"), ["200", "400", "405", "500", "503"]);
     assert_eq!(described("/grants", "get"), ["200", "400", "405", "500", "503"]);

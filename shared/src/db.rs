@@ -228,6 +228,12 @@ impl Database {
         &self.read
     }
 
+    /// Connections that may write, for the few statements that belong to no transaction.
+    #[must_use]
+    pub fn writer(&self) -> &AnyPool {
+        &self.write
+    }
+
     /// Begins a transaction that may write: the durable step of this name. It has two fail points, `{step}:commit` just
     /// before its commit and `{step}:committed` just after it.
     ///

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
-use crate::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
+use crate::finality::Finality;
+use crate::id::{CampaignId, Issuer, Priority, RequestId, TokenAmount, UserId, WalletAddress};
 use crate::telemetry::{self, TraceParent};
 
 /// A message on `token-grant-requests`.
@@ -19,6 +21,12 @@ pub enum RequestEvent {
     /// Tokens are to be paid.
     #[serde(rename = "token.grant.requested")]
     Requested(GrantRequested),
+    /// A grant is not wanted any more.
+    #[serde(rename = "token.grant.cancel_requested")]
+    CancelRequested(CancelRequested),
+    /// All payments are stopped, or go on.
+    #[serde(rename = "kill_switch.changed")]
+    KillSwitchChanged(KillSwitchChanged),
 }
 
 /// Tokens are to be paid: exactly once for each `request_id`.
@@ -49,6 +57,58 @@ pub struct GrantRequested {
     /// derived from `request_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_index: Option<u64>,
+    /// How it is to be paid, where that is not left to the blockchain service.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+/// How a grant is to be paid, where that is not left to the blockchain service's own settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Terms {
+    /// Not after this, UTC: a grant that is in no transaction by then fails as `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Grants of a higher priority are paid first; 0 is ordinary.
+    #[serde(default, skip_serializing_if = "Priority::is_ordinary")]
+    #[schema(value_type = u8, minimum = 0, maximum = 9, default = 0)]
+    pub priority: Priority,
+    /// When its block counts as final: a number of blocks, `safe` or `finalized`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "finalized")]
+    pub finality: Option<Finality>,
+    /// The chain (EIP-155) on which it must be paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_id: Option<u64>,
+    /// The token in which it must be paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$")]
+    pub token: Option<WalletAddress>,
+}
+
+/// A grant is not wanted any more: if it is in no transaction yet, it is not paid, and fails as `cancelled`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequested {
+    /// Who was to be paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// The grant.
+    pub request_id: RequestId,
+    /// The `timestamp` of the request.
+    pub timestamp: DateTime<Utc>,
+    /// The grant as it was requested: whoever has not seen the request yet knows from it what never to pay.
+    pub request: Box<GrantRequested>,
+}
+
+/// All payments are stopped, or go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillSwitchChanged {
+    /// Whether payments are stopped.
+    pub engaged: bool,
+    /// Grows with each change: a change of a lower number comes late, and is ignored.
+    pub number: u64,
+    /// When it was changed.
+    pub timestamp: DateTime<Utc>,
 }
 
 /// The kind of token that is paid.
@@ -64,15 +124,62 @@ pub enum TokenType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event_type")]
 pub enum ResultEvent {
+    /// Requests were taken in: one message for all of a batch.
+    #[serde(rename = "token.grants.started")]
+    Started(GrantsStarted),
     /// A transaction that pays grants was sent: one message for all of them.
     #[serde(rename = "token.grants.submitted")]
     Submitted(GrantsSubmitted),
+    /// A transaction that pays grants is in a block that is not final yet.
+    #[serde(rename = "token.grants.confirmed")]
+    Confirmed(GrantsConfirmed),
+    /// The block that held a transaction is not on the chain any more.
+    #[serde(rename = "token.grants.reverted")]
+    Reverted(GrantsReverted),
     /// The tokens are on chain, and final under the service's finality setting.
     #[serde(rename = "token.grant.completed")]
     Completed(GrantCompleted),
     /// The grant will not be paid.
     #[serde(rename = "token.grant.failed")]
     Failed(GrantFailed),
+}
+
+/// Progress: the blockchain service has these grants, and will pay them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsStarted {
+    /// The grants.
+    pub request_ids: Vec<RequestId>,
+    /// When they were taken in.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// Progress: the transaction that pays these grants is in a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsConfirmed {
+    /// The grants in the transaction.
+    pub request_ids: Vec<RequestId>,
+    /// 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub transaction_hash: String,
+    /// The block's number.
+    pub block_number: u64,
+    /// The block's hash, 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub block_hash: String,
+    /// When it was seen.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// Progress backwards: a reorg took the block away that held the transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsReverted {
+    /// The grants in the transaction.
+    pub request_ids: Vec<RequestId>,
+    /// 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub transaction_hash: String,
+    /// When it was seen.
+    pub processed_at: DateTime<Utc>,
 }
 
 /// Progress: a transaction that pays these grants was sent.
@@ -112,6 +219,9 @@ pub struct GrantCompleted {
     /// This grant's share of the transaction's gas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gas_used: Option<u64>,
+    /// What a unit of gas cost, in wei.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gas_price: Option<u64>,
 }
 
 /// One grant will not be paid.
@@ -212,9 +322,30 @@ impl RequestEvent {
     /// The attributes that go with this message.
     #[must_use]
     pub fn attributes(&self, trace: Option<TraceParent>) -> AttributeMap {
-        let Self::Requested(GrantRequested { user_id, campaign_id, request_id, .. }) = self;
-        Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.requested")
+        match self {
+            Self::Requested(GrantRequested { user_id, campaign_id, request_id, .. }) => {
+                Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.requested")
+            }
+            Self::CancelRequested(CancelRequested { user_id, campaign_id, request_id, .. }) => {
+                Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.cancel_requested")
+            }
+            Self::KillSwitchChanged(_) => event_type_alone("kill_switch.changed"),
+        }
     }
+
+    /// The grant that it is about, if it is about one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Requested(GrantRequested { request_id, .. })
+            | Self::CancelRequested(CancelRequested { request_id, .. }) => Some(request_id),
+            Self::KillSwitchChanged(_) => None,
+        }
+    }
+}
+
+fn event_type_alone(event_type: &str) -> AttributeMap {
+    AttributeMap::from([("event_type".to_owned(), event_type.to_owned())])
 }
 
 impl ResultEvent {
@@ -222,13 +353,39 @@ impl ResultEvent {
     #[must_use]
     pub fn attributes(&self, trace: Option<TraceParent>) -> AttributeMap {
         match self {
-            Self::Submitted(_) => AttributeMap::from([("event_type".to_owned(), "token.grants.submitted".to_owned())]),
+            Self::Started(_) => event_type_alone("token.grants.started"),
+            Self::Submitted(_) => event_type_alone("token.grants.submitted"),
+            Self::Confirmed(_) => event_type_alone("token.grants.confirmed"),
+            Self::Reverted(_) => event_type_alone("token.grants.reverted"),
             Self::Completed(GrantCompleted { user_id, campaign_id, request_id, .. }) => {
                 Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.completed")
             }
             Self::Failed(GrantFailed { user_id, campaign_id, request_id, .. }) => {
                 Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.failed")
             }
+        }
+    }
+
+    /// The grants that it is about.
+    #[must_use]
+    pub fn request_ids(&self) -> &[RequestId] {
+        match self {
+            Self::Started(started) => &started.request_ids,
+            Self::Submitted(submitted) => &submitted.request_ids,
+            Self::Confirmed(confirmed) => &confirmed.request_ids,
+            Self::Reverted(reverted) => &reverted.request_ids,
+            Self::Completed(completed) => std::slice::from_ref(&completed.request_id),
+            Self::Failed(failed) => std::slice::from_ref(&failed.request_id),
+        }
+    }
+
+    /// The grant whose end it is, if it is one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Completed(completed) => Some(&completed.request_id),
+            Self::Failed(failed) => Some(&failed.request_id),
+            Self::Started(_) | Self::Submitted(_) | Self::Confirmed(_) | Self::Reverted(_) => None,
         }
     }
 }
@@ -245,7 +402,8 @@ mod tests {
 
     #[test]
     fn a_message_with_only_the_founding_fields_is_read() {
-        let RequestEvent::Requested(request) = serde_json::from_str(FOUNDING).unwrap();
+        let RequestEvent::Requested(request) = serde_json::from_str(FOUNDING).unwrap() else { panic!("requested") };
+        assert_eq!(request.terms, Terms::default());
         assert_eq!(request.user_id.as_str(), "alice");
         assert_eq!(request.token_amount.whole_tokens(), 100);
         assert_eq!((request.wallet_address, request.issuer, request.grant_index), (None, None, None));
@@ -253,7 +411,7 @@ mod tests {
 
     #[test]
     fn our_own_message_keeps_the_founding_names() {
-        let RequestEvent::Requested(mut request) = serde_json::from_str(FOUNDING).unwrap();
+        let RequestEvent::Requested(mut request) = serde_json::from_str(FOUNDING).unwrap() else { panic!("requested") };
         (request.issuer, request.grant_index) = (Some(Issuer::new(u64::MAX)), Some(7));
         let event = RequestEvent::Requested(request);
         let json = serde_json::to_value(&event).unwrap();

@@ -109,6 +109,10 @@ text_id! {
     /// The caller's own name for one request (`Idempotency-Key`), 1 to 128 bytes. It never expires.
     IdempotencyKey
 }
+text_id! {
+    /// Who made something happen, 1 to 128 bytes.
+    Actor
+}
 
 impl RequestId {
     /// A new identifier, ordered by `at` (`UUIDv7`, RFC 9562).
@@ -164,6 +168,55 @@ impl FromStr for TokenAmount {
 impl From<TokenAmount> for u64 {
     fn from(amount: TokenAmount) -> Self {
         amount.0
+    }
+}
+
+/// How urgent a payment is: 0, which is ordinary, to 9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "u8")]
+pub struct Priority(u8);
+
+/// Why a number is not a priority.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 0 to 9")]
+pub struct InvalidPriority;
+
+impl Priority {
+    /// Whether it is like that of most others.
+    #[must_use]
+    pub fn is_ordinary(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Priority {
+    type Error = InvalidPriority;
+
+    fn try_from(number: i64) -> Result<Self, InvalidPriority> {
+        match u8::try_from(number) {
+            Ok(number @ 0..=9) => Ok(Self(number)),
+            _ => Err(InvalidPriority),
+        }
+    }
+}
+
+impl FromStr for Priority {
+    type Err = InvalidPriority;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPriority> {
+        text.parse::<i64>().map_err(|_| InvalidPriority)?.try_into()
+    }
+}
+
+impl From<Priority> for u8 {
+    fn from(priority: Priority) -> Self {
+        priority.0
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Received<E> {
     pub event: E,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
+    /// The broker's id of the message.
+    pub message_id: String,
 }
 
 /// The receiving side of one subscription, and of what the broker sets aside of it.
@@ -96,7 +98,11 @@ impl<C: Consumer> Inbox<C> {
         for delivery in deliveries {
             match event::read(&delivery.message.data) {
                 Ok(event) => {
-                    events.push(Received { event, trace: trace_of(&delivery) });
+                    events.push(Received {
+                        event,
+                        trace: trace_of(&delivery),
+                        message_id: delivery.message_id.clone(),
+                    });
                     good.push(delivery);
                 }
                 Err(error) => malformed.push((delivery, Reason::Malformed, error.to_string())),

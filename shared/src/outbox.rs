@@ -7,7 +7,7 @@
 mod relay;
 
 use chrono::{DateTime, Utc};
-pub use relay::{Error, Relay};
+pub use relay::{Error, Forgotten, Published, Relay};
 use serde::Serialize;
 
 use crate::db::{self, Tx};
@@ -35,19 +35,13 @@ impl Pending {
     /// A request, to be published on `token-grant-requests`.
     #[must_use]
     pub fn request(event: &RequestEvent, trace: Option<TraceParent>, at: DateTime<Utc>) -> Self {
-        let RequestEvent::Requested(requested) = event;
-        Self::new(Topic::Requests, Some(requested.request_id.clone()), event, &event.attributes(trace), at)
+        Self::new(Topic::Requests, event.request_id().cloned(), event, &event.attributes(trace), at)
     }
 
     /// A result, to be published on `token-grant-results`.
     #[must_use]
     pub fn result(event: &ResultEvent, trace: Option<TraceParent>, at: DateTime<Utc>) -> Self {
-        let request_id = match event {
-            ResultEvent::Submitted(_) => None,
-            ResultEvent::Completed(completed) => Some(completed.request_id.clone()),
-            ResultEvent::Failed(failed) => Some(failed.request_id.clone()),
-        };
-        Self::new(Topic::Results, request_id, event, &event.attributes(trace), at)
+        Self::new(Topic::Results, event.request_id().cloned(), event, &event.attributes(trace), at)
     }
 
     /// A dead letter, to be published on its topic once more.

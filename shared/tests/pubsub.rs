@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use shared::clock::{Clock, from_micros};
 use shared::db::{self, Database};
 use shared::dead_letter::{DeadLetter, DeadLetters, Failure, Filter, Page, Reason, Selection, Source, State};
-use shared::event::{GrantRequested, RequestEvent, TokenType};
+use shared::event::{GrantRequested, RequestEvent, Terms, TokenType};
 use shared::health::Health;
 use shared::inbox::{Consumer, Inbox, Received};
 use shared::outbox::{self, Pending, Relay};
@@ -85,6 +85,7 @@ fn event(request_id: &str) -> RequestEvent {
         wallet_address: None,
         issuer: None,
         grant_index: None,
+        terms: Terms::default(),
     })
 }
 
@@ -180,7 +181,8 @@ impl Consumer for Ledger {
             return Err(sqlx::Error::PoolTimedOut.into());
         }
         let mut tx = self.database.begin("test").await?;
-        for Received { event: RequestEvent::Requested(request), trace } in batch {
+        for Received { event, trace, .. } in batch {
+            let RequestEvent::Requested(request) = event else { continue };
             sqlx::query(
                 "insert into ledger (request_id, times) values ($1, 1)
                  on conflict (request_id) do update set times = ledger.times + 1",

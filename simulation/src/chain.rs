@@ -253,6 +253,7 @@ impl State {
             block_hash: mined.block.hash,
             succeeded: outcome.is_ok(),
             gas_used,
+            gas_price: price,
             logs: outcome.unwrap_or_default(),
         };
         self.receipts.insert(hash, receipt);

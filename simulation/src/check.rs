@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, B256, U256};
 use shared::db::Database;
-use shared::event::RequestEvent;
+use shared::event::GrantRequested;
 use shared::pubsub::{Message, Topic};
 
 use crate::chain::contracts::{DECIMALS, DISTRIBUTOR};
@@ -146,7 +146,9 @@ impl Witness {
                 return Err(violation(Rule::Broken, format!("a grant reads {grant:?}")));
             };
             stored.insert(request_id);
-            let rank = |state: &str| ["requested", "submitted", "failed", "completed"].iter().position(|s| *s == state);
+            // A reorg takes a confirmed one back to submitted.
+            let ranks = [&["requested"][..], &["started"], &["submitted", "confirmed"], &["failed"], &["completed"]];
+            let rank = |state: &str| ranks.iter().position(|states| states.contains(&state));
             let before = self.states.insert(request_id.clone(), state.clone());
             if let Some(before) = before
                 && rank(&before) > rank(state)
@@ -400,8 +402,7 @@ impl State {
 }
 
 /// The id on chain of a grant without a number of its own, and who is to be paid.
-pub(crate) fn foreign(event: &RequestEvent, message: Message) -> (String, Foreign) {
-    let RequestEvent::Requested(request) = event;
+pub(crate) fn foreign(request: &GrantRequested, message: Message) -> (String, Foreign) {
     let hash = U256::from_be_bytes(alloy::primitives::keccak256(request.request_id.as_str()).0);
     let foreign = Foreign {
         message,

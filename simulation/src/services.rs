@@ -20,6 +20,7 @@ use blockchain::audit::reader::{Chunk, Reader};
 use blockchain::chain::Chain;
 use blockchain::confirmer::{Confirmer, Rules};
 use blockchain::deployment::{Addresses, Deployment};
+use blockchain::domain::Currency;
 use blockchain::finality::Finality;
 use blockchain::gaps::GapRepairer;
 use blockchain::lease::{Holder, Lease};
@@ -29,7 +30,9 @@ use blockchain::signer::Signer;
 use blockchain::store::{LaneId, Source};
 use blockchain::submitter::{Limits, Submitter};
 use blockchain::transaction::Patience;
+use campaign::operator::Operator;
 use campaign::republisher::Republisher;
+use campaign::store::Policy;
 use chrono::TimeDelta;
 use futures::future::join_all;
 use shared::clock::Clock;
@@ -92,6 +95,10 @@ impl Settings {
             max_fee_per_gas: MAX_FEE,
             postpone: Duration::from_secs(POSTPONE_SECONDS),
         }
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { republish_after: self.campaign_patience.first_wait, auto_create: true }
     }
 
     fn rules(&self) -> Rules {
@@ -171,7 +178,7 @@ pub struct Campaign {
     routes: Router,
     writer: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Publishes its outbox.
-    pub relay: Relay,
+    pub relay: Relay<campaign::store::Store>,
     /// Publishes again.
     pub republisher: Arc<Republisher>,
     /// What could not be handled.
@@ -202,13 +209,15 @@ impl Campaign {
         let [outbox_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
         let patience = settings.campaign_patience;
         let (acceptor, writer) =
-            campaign::acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), patience.first_wait);
+            campaign::acceptor::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), settings.policy());
         let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
+        let operator = Operator::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready));
         let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), outbox_ready, patience));
+        let again = Arc::clone(&republisher);
         Ok(Self {
-            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher)),
+            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), again, operator, clock.clone()),
             writer: Box::pin(writer.run(CancellationToken::new())),
-            relay: Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
+            relay: Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()).telling(store.clone()),
             republisher,
             keeper: Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
             inbox: Inbox {
@@ -359,6 +368,7 @@ impl Blockchain {
                     store: store.clone(),
                     clock: clock.clone(),
                     wallets: deployment.wallets,
+                    currency: Currency { chain_id: CHAIN_ID, token: deployment.token },
                     queue_ready,
                     outbox_ready,
                 },

@@ -15,7 +15,7 @@ use campaign::store::WhichGrants;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::Clock;
 use shared::dead_letter::{DeadLetters, Filter, Page, Selection, State};
-use shared::event::{GrantRequested, RequestEvent, TokenType};
+use shared::event::{GrantRequested, RequestEvent, Terms, TokenType};
 use shared::pubsub::{Delivery, Message, Topic};
 use shared::worker::{Progress, Worker};
 use shared::{fail_point, random};
@@ -363,7 +363,7 @@ impl World {
     async fn foreign(&mut self, dice: &mut Dice) {
         self.foreigners += 1;
         let number = self.foreigners;
-        let event = RequestEvent::Requested(GrantRequested {
+        let request = GrantRequested {
             user_id: format!("foreigner-{number}").parse().expect("it is a user id"),
             campaign_id: CAMPAIGNS[dice.place(CAMPAIGNS.len())].parse().expect("it is a campaign id"),
             token_amount: (1 + dice.below(1000).cast_signed()).try_into().expect("it is an amount"),
@@ -374,10 +374,12 @@ impl World {
             wallet_address: None,
             issuer: None,
             grant_index: None,
-        });
+            terms: Terms::default(),
+        };
+        let event = RequestEvent::Requested(request.clone());
         let data = serde_json::to_vec(&event).expect("it is a plain struct");
         let message = Message { data: data.into(), attributes: event.attributes(None) };
-        let (request_id, foreign) = check::foreign(&event, message.clone());
+        let (request_id, foreign) = check::foreign(&request, message.clone());
         self.witness.foreign.insert(request_id, foreign);
         self.count.grants += 1;
         self.network.insert(Topic::Requests, vec![message]).await;

@@ -19,7 +19,7 @@ use blockchain::domain::{GrantId, Outcome, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::{Signed, Signer, Unsigned};
 use serde_json::json;
-use shared::event::{GrantRequested, TokenType};
+use shared::event::{GrantRequested, Terms, TokenType};
 use shared::id::Issuer;
 use simulation::chain::contracts::{DISTRIBUTOR, FACTORY};
 use simulation::chain::{CHAIN_ID, Node, Simulated};
@@ -175,6 +175,7 @@ impl Ground {
             wallet_address: None,
             issuer: Some(Issuer::new(7)),
             grant_index: Some(index),
+            terms: Terms::default(),
         };
         Payment::new(&request, None, &self.deployment.wallets).unwrap()
     }

@@ -354,7 +354,7 @@ impl PaymentsPage {
             let Verdict::Differs(differences) = compare(entry, paid, &self.horizon) else { return None };
             let [(Kind::ResultLost, Some(paid))] = differences[..] else { return None };
             let (transaction_hash, block_number) = (paid.transaction_hash, paid.block_number);
-            let paid = Paid { transaction_hash, block_number, gas_used: None };
+            let paid = Paid { transaction_hash, block_number, gas_used: None, gas_price: None };
             Some((payment.clone(), Ending::Completed(paid)))
         });
         rows.collect()

@@ -14,7 +14,7 @@ use shared::db;
 use super::ChainPayment;
 use crate::chain::{self, Block, Chain, LogEntry};
 use crate::contract::payments_between;
-use crate::finality::Finality;
+use crate::finality::{self, Finality};
 use crate::store::{Cursor, Source, Store};
 
 /// With more events in an answer the next chunk is half as long; with fewer than a quarter of it, twice as long.
@@ -124,7 +124,7 @@ impl Reader {
             return Ok(Reading::More);
         }
         let from = cursor.next_block;
-        let Some(last) = self.finality.last_block(&*node, head).await?.filter(|last| *last >= from) else {
+        let Some(last) = finality::last_block(self.finality, &*node, head).await?.filter(|last| *last >= from) else {
             return Ok(Reading::UpTo { next_block: from });
         };
         let to = last.min(from.saturating_add(self.chunk.blocks() - 1));

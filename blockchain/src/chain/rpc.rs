@@ -206,6 +206,7 @@ fn mined(receipt: &TransactionReceipt) -> Option<Receipt> {
         block_hash: receipt.block_hash?,
         succeeded: receipt.status(),
         gas_used: receipt.gas_used,
+        gas_price: u64::try_from(receipt.effective_gas_price).unwrap_or(u64::MAX),
         logs: receipt.logs().iter().map(|log| log.inner.clone()).collect(),
     })
 }

@@ -1,18 +1,20 @@
 //! Taking requests in: each grant once, however often its request arrives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use alloy::primitives::B256;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::db::{self, Tx};
+use shared::event::{GrantsStarted, ResultEvent};
 use shared::id::{RequestId, WalletAddress};
 use shared::outbox::{self, Pending};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::settle::{Verdict, end};
 use super::{Store, keys, payment, payment_columns};
-use crate::domain::{Ending, Failure, Paid, Payment};
+use crate::domain::{Demand, Ending, Failure, Paid, Payment};
 
 /// What a batch of requests came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,8 +23,15 @@ pub struct Received {
     pub queued: usize,
     /// Known already. Those that have ended are answered again.
     pub repeated: usize,
-    /// Refused, since their id on chain belongs to another grant.
+    /// Refused: they cannot be paid, are not wanted any more, or have the id on chain of another grant.
     pub refused: usize,
+}
+
+/// A payment that is stored, and where it stands.
+struct Stored {
+    payment: Payment,
+    ending: Option<(Ending, DateTime<Utc>)>,
+    is_queued: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,96 +42,149 @@ struct NewPayment<'a> {
     campaign_id: &'a str,
     recipient: WalletAddress,
     token_amount: u64,
+    state: &'static str,
+    error_code: Option<String>,
+    error_message: Option<String>,
     traceparent: Option<String>,
+    priority: u8,
+    expires_at: Option<i64>,
+    finality: Option<String>,
     requested_at: i64,
     received_at: i64,
+    finished_at: Option<i64>,
 }
 
 impl Store {
-    /// Commits the payments that are new, and answers those that are not.
+    /// Commits what is new, answers what is not, and cancels what may be cancelled.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn receive(&self, payments: &[Payment], now: DateTime<Utc>) -> db::Result<Received> {
+    pub async fn receive(&self, demands: &[Demand], now: DateTime<Utc>) -> db::Result<Received> {
         let mut tx = self.database.begin("receive").await?;
-        let inserted = insert(&mut tx, payments, now).await?;
-        let mut received = Received { queued: inserted.len(), ..Received::default() };
-        let mut answers = Vec::new();
-        if inserted.len() < payments.len() {
-            let known = known(&mut tx, payments).await?;
-            let mut new: std::collections::HashSet<_> = inserted.into_iter().collect();
+        let mut new: HashSet<_> = insert(&mut tx, demands, now).await?.into_iter().collect();
+        let known = if new.len() < demands.len() { known(&mut tx, demands).await? } else { Known::new() };
+        let mut received = Received::default();
+        let mut started = Vec::new();
+        let mut messages = Vec::new();
+        let mut cancelled = Vec::new();
+        for demand in demands {
+            let payment = demand.payment();
             // What was inserted is new where it stands first in the batch, and a repeat behind that.
-            for payment in payments.iter().filter(|payment| !new.remove(&payment.request_id)) {
-                if let Some((stored, ending)) = known.get(&payment.request_id) {
-                    received.repeated += 1;
-                    let answer = ending.as_ref().map(|(ending, at)| stored.result(ending, *at));
-                    answers.extend(answer.map(|event| Pending::result(&event, stored.trace, now)));
-                } else {
-                    received.refused += 1;
-                    let failure = Failure::new("grant_id_taken", "another grant has this issuer and grant_index");
-                    let event = payment.result(&Ending::Failed(failure), now);
-                    answers.push(Pending::result(&event, payment.trace, now));
+            if new.remove(&payment.request_id) {
+                match demand.refusal() {
+                    None => {
+                        received.queued += 1;
+                        started.push(payment.request_id.clone());
+                    }
+                    Some(failure) => {
+                        received.refused += 1;
+                        let event = payment.result(&Ending::Failed(failure), now);
+                        messages.push(Pending::result(&event, payment.trace, now));
+                    }
                 }
+            } else if let Some(stored) = known.get(&payment.request_id) {
+                received.repeated += 1;
+                if let Some((ending, at)) = &stored.ending {
+                    let event = stored.payment.result(ending, *at);
+                    messages.push(Pending::result(&event, stored.payment.trace, now));
+                } else if stored.is_queued && matches!(demand, Demand::Cancel(_)) {
+                    let verdict = Verdict::Ended(Ending::Failed(Failure::cancelled()));
+                    cancelled.push((stored.payment.clone(), verdict));
+                }
+            } else {
+                received.refused += 1;
+                let failure = Failure::new("grant_id_taken", "another grant has this issuer and grant_index");
+                let event = payment.result(&Ending::Failed(failure), now);
+                messages.push(Pending::result(&event, payment.trace, now));
             }
         }
-        if !answers.is_empty() {
-            outbox::enqueue(&mut tx, &answers).await?;
+        if !started.is_empty() {
+            let event = ResultEvent::Started(GrantsStarted { request_ids: started, processed_at: now });
+            messages.push(Pending::result(&event, None, now));
+        }
+        outbox::enqueue(&mut tx, &messages).await?;
+        if !cancelled.is_empty() {
+            end(&mut tx, None, &cancelled, now).await?;
         }
         tx.commit().await?;
         Ok(received)
     }
 }
 
-async fn insert(tx: &mut Tx, payments: &[Payment], now: DateTime<Utc>) -> db::Result<Vec<RequestId>> {
-    let rows: Vec<_> = payments
+async fn insert(tx: &mut Tx, demands: &[Demand], now: DateTime<Utc>) -> db::Result<Vec<RequestId>> {
+    let rows: Vec<_> = demands
         .iter()
-        .map(|payment| NewPayment {
-            request_id: &payment.request_id,
-            grant_id: payment.grant_id.to_string(),
-            user_id: payment.user_id.as_str(),
-            campaign_id: payment.campaign_id.as_str(),
-            recipient: payment.recipient,
-            token_amount: payment.token_amount.whole_tokens(),
-            traceparent: payment.trace.map(|trace| trace.to_string()),
-            requested_at: payment.requested_at.timestamp_micros(),
-            received_at: now.timestamp_micros(),
+        .map(|demand| {
+            let (payment, refusal) = (demand.payment(), demand.refusal());
+            NewPayment {
+                request_id: &payment.request_id,
+                grant_id: payment.grant_id.to_string(),
+                user_id: payment.user_id.as_str(),
+                campaign_id: payment.campaign_id.as_str(),
+                recipient: payment.recipient,
+                token_amount: payment.token_amount.whole_tokens(),
+                state: if refusal.is_none() { "queued" } else { "failed" },
+                finished_at: refusal.as_ref().map(|_| now.timestamp_micros()),
+                error_code: refusal.as_ref().map(|failure| failure.code.clone()),
+                error_message: refusal.map(|failure| failure.message),
+                traceparent: payment.trace.map(|trace| trace.to_string()),
+                priority: payment.terms.priority.number(),
+                expires_at: payment.terms.expires_at.map(|at| at.timestamp_micros()),
+                finality: payment.terms.finality.map(|finality| finality.to_string()),
+                requested_at: payment.requested_at.timestamp_micros(),
+                received_at: now.timestamp_micros(),
+            }
         })
         .collect();
     let inserted = sqlx::query(
         "-- store::insert_payments
          insert into payment (request_id, grant_id, user_id, campaign_id, recipient, token_amount, state, not_before,
-                              traceparent, requested_at, received_at)
+                              error_code, error_message, traceparent, priority, expires_at, finality, requested_at,
+                              received_at, finished_at)
          select value->>'request_id', value->>'grant_id', value->>'user_id', value->>'campaign_id',
-                value->>'recipient', cast(value->>'token_amount' as bigint), 'queued',
-                cast(value->>'received_at' as bigint), value->>'traceparent',
-                cast(value->>'requested_at' as bigint), cast(value->>'received_at' as bigint)
+                value->>'recipient', cast(value->>'token_amount' as bigint), value->>'state',
+                cast(value->>'received_at' as bigint), value->>'error_code', value->>'error_message',
+                value->>'traceparent', cast(value->>'priority' as bigint), cast(value->>'expires_at' as bigint),
+                value->>'finality', cast(value->>'requested_at' as bigint), cast(value->>'received_at' as bigint),
+                cast(value->>'finished_at' as bigint)
          from json_each($1) where true
-         on conflict do nothing returning request_id",
+         on conflict do nothing returning request_id, state",
     )
     .bind(db::rows(&rows))
     .fetch_all(&mut **tx)
     .await?;
+    let mut failed = 0;
+    for row in &inserted {
+        failed += i64::from(row.try_get::<&str, _>("state")? == "failed");
+    }
+    if failed > 0 {
+        sqlx::query("-- store::count_refused\n update tally set failed_grants = failed_grants + $1")
+            .bind(failed)
+            .execute(&mut **tx)
+            .await?;
+    }
     inserted.iter().map(|row| db::parse(row, "request_id")).collect()
 }
 
-type Known = HashMap<RequestId, (Payment, Option<(Ending, DateTime<Utc>)>)>;
+type Known = HashMap<RequestId, Stored>;
 
-/// The stored payments of these requests, and how those that have ended did.
-async fn known(tx: &mut Tx, payments: &[Payment]) -> db::Result<Known> {
+/// The stored payments of these demands.
+async fn known(tx: &mut Tx, demands: &[Demand]) -> db::Result<Known> {
     let rows = sqlx::query(concat!(
         "-- store::known_payments\n select ",
         payment_columns!(),
-        ", p.state, p.transaction_hash, p.block_number, p.gas_used, p.error_code, p.error_message, p.finished_at
+        ", p.state, p.transaction_hash, p.block_number, p.gas_used, p.gas_price, p.error_code, p.error_message,
+          p.finished_at
          from payment p where p.request_id in (select value->>'request_id' from json_each($1))"
     ))
-    .bind(keys(payments))
+    .bind(keys(demands.iter().map(Demand::payment)))
     .fetch_all(&mut **tx)
     .await?;
     rows.iter()
         .map(|row| {
-            let payment = payment(row)?;
-            Ok((payment.request_id.clone(), (payment, ending(row)?)))
+            let (payment, is_queued) = (payment(row)?, row.try_get::<&str, _>("state")? == "queued");
+            Ok((payment.request_id.clone(), Stored { payment, ending: ending(row)?, is_queued }))
         })
         .collect()
 }
@@ -133,6 +195,7 @@ fn ending(row: &AnyRow) -> db::Result<Option<(Ending, DateTime<Utc>)>> {
             transaction_hash: db::parse::<B256>(row, "transaction_hash")?,
             block_number: db::unsigned(row, "block_number")?,
             gas_used: row.try_get::<Option<i64>, _>("gas_used")?.map(i64::cast_unsigned),
+            gas_price: row.try_get::<Option<i64>, _>("gas_price")?.map(i64::cast_unsigned),
         }),
         "failed" => {
             Ending::Failed(Failure { code: row.try_get("error_code")?, message: row.try_get("error_message")? })

@@ -59,6 +59,7 @@ struct Row<'a> {
     transaction_hash: Option<String>,
     block_number: Option<u64>,
     gas_used: Option<u64>,
+    gas_price: Option<u64>,
     error_code: Option<&'a str>,
     error_message: Option<&'a str>,
     finished_at: Option<i64>,
@@ -73,6 +74,7 @@ impl<'a> Row<'a> {
             transaction_hash: None,
             block_number: None,
             gas_used: None,
+            gas_price: None,
             error_code: None,
             error_message: None,
             finished_at: Some(now.timestamp_micros()),
@@ -83,6 +85,7 @@ impl<'a> Row<'a> {
                 transaction_hash: Some(paid.transaction_hash.to_string()),
                 block_number: Some(paid.block_number),
                 gas_used: paid.gas_used,
+                gas_price: paid.gas_price,
                 ..row
             },
             Verdict::Ended(Ending::Failed(failure)) => {
@@ -142,25 +145,36 @@ impl Store {
             let told = json!({ "transaction_hash": transaction.transaction_hash });
             record(&mut tx, &transaction.id, transaction.end.as_str(), now, &told).await?;
         }
-        let rows: Vec<_> =
-            settlement.verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
-        let moved = update(&mut tx, settlement.transaction.as_ref().map(|transaction| &*transaction.id), &rows).await?;
-        let verdicts: Vec<_> =
-            settlement.verdicts.iter().filter(|(payment, _)| moved.contains(&payment.request_id)).collect();
-        count(&mut tx, &verdicts).await?;
-        let messages: Vec<_> = verdicts
-            .iter()
-            .filter_map(|(payment, verdict)| match verdict {
-                Verdict::Ended(ending) => Some(Pending::result(&payment.result(ending, now), payment.trace, now)),
-                Verdict::Again { .. } => None,
-            })
-            .collect();
-        if !fail_point::switched("result_without_message") {
-            outbox::enqueue(&mut tx, &messages).await?;
-        }
+        let transaction = settlement.transaction.as_ref().map(|transaction| &*transaction.id);
+        end(&mut tx, transaction, &settlement.verdicts, now).await?;
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Ends those of the payments that the transaction carries, or without one those that wait for one, or lets them wait;
+/// counts and announces the endings.
+pub(super) async fn end(
+    tx: &mut Tx,
+    transaction: Option<&str>,
+    verdicts: &[(Payment, Verdict)],
+    now: DateTime<Utc>,
+) -> db::Result<()> {
+    let rows: Vec<_> = verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
+    let moved = update(tx, transaction, &rows).await?;
+    let verdicts: Vec<_> = verdicts.iter().filter(|(payment, _)| moved.contains(&payment.request_id)).collect();
+    count(tx, &verdicts).await?;
+    let messages: Vec<_> = verdicts
+        .iter()
+        .filter_map(|(payment, verdict)| match verdict {
+            Verdict::Ended(ending) => Some(Pending::result(&payment.result(ending, now), payment.trace, now)),
+            Verdict::Again { .. } => None,
+        })
+        .collect();
+    if !fail_point::switched("result_without_message") {
+        outbox::enqueue(tx, &messages).await?;
+    }
+    Ok(())
 }
 
 /// Ends or queues again those of the payments that the transaction carries; returns which these are.
@@ -174,6 +188,7 @@ async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db:
              transaction_hash = value->>'transaction_hash',
              block_number = cast(value->>'block_number' as bigint),
              gas_used = cast(value->>'gas_used' as bigint),
+             gas_price = cast(value->>'gas_price' as bigint),
              error_code = value->>'error_code',
              error_message = value->>'error_message',
              finished_at = cast(value->>'finished_at' as bigint)

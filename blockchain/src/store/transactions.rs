@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::db::{self, Tx};
-use shared::event::{GrantsSubmitted, ResultEvent};
+use shared::event::{GrantsConfirmed, GrantsReverted, GrantsSubmitted, ResultEvent};
+use shared::finality::Finality;
 use shared::outbox::{self, Pending as Message};
 use shared::random::ascending_uuid;
 use sqlx::Row;
@@ -33,8 +34,15 @@ pub struct NewTransaction<'a> {
     pub gas_limit: u64,
     /// What it offers for gas.
     pub fees: Fees,
-    /// What it pays.
+    /// What it pays; all of them are final at the same time.
     pub payments: &'a [Payment],
+}
+
+impl NewTransaction<'_> {
+    /// When its block counts as final; `None` for the service's own setting.
+    fn finality(&self) -> Option<Finality> {
+        self.payments.first().and_then(|payment| payment.terms.finality)
+    }
 }
 
 /// What was found at a nonce that the chain has lost.
@@ -54,7 +62,27 @@ pub enum Reopened {
 }
 
 impl Store {
-    /// Up to `limit` payments that wait for a transaction, the longest waiting first, with the time since when.
+    /// Up to `limit` payments whose time is over and that are in no transaction.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn expired(&self, limit: usize, now: DateTime<Utc>) -> db::Result<Vec<Payment>> {
+        let rows = sqlx::query(concat!(
+            "-- store::expired\n select ",
+            payment_columns!(),
+            " from payment p where p.state = 'queued' and p.expires_at is not null and p.expires_at <= $1
+               order by p.expires_at limit $2"
+        ))
+        .bind(now.timestamp_micros())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.database.reader())
+        .await?;
+        rows.iter().map(payment).collect()
+    }
+
+    /// Up to `limit` payments that wait for a transaction, the most urgent first, then the longest waiting, with the time
+    /// since when.
     ///
     /// # Errors
     ///
@@ -64,7 +92,7 @@ impl Store {
             "-- store::queued\n select ",
             payment_columns!(),
             ", p.not_before from payment p where p.state = 'queued' and p.not_before <= $1
-               order by p.not_before, p.request_id limit $2"
+               order by p.priority desc, p.not_before, p.request_id limit $2"
         ))
         .bind(now.timestamp_micros())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -164,7 +192,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Remembers which block holds an open transaction now; `None` that the one which did is gone.
+    /// Remembers which block holds an attempt of an open transaction now, `None` that the one which did is gone; and tells
+    /// the owners of the grants.
     ///
     /// # Errors
     ///
@@ -173,6 +202,7 @@ impl Store {
         &self,
         lane: Lane,
         transaction: &Pending,
+        attempt: &Attempt,
         block: Option<BlockId>,
         now: DateTime<Utc>,
     ) -> db::Result<()> {
@@ -193,6 +223,9 @@ impl Store {
         }
         if let Some(block) = block {
             record(&mut tx, &transaction.id, "mined", now, &block_told(block)).await?;
+        }
+        if attempt.purpose == Purpose::Pay {
+            announce_block(&mut tx, &transaction.id, attempt.hash, block, now).await?;
         }
         tx.commit().await
     }
@@ -244,7 +277,7 @@ impl Store {
         .await?;
         let payments = sqlx::query(
             "-- store::reopen_payments
-             update payment set state = 'assigned', transaction_hash = null, block_number = null, gas_used = null,
+             update payment set state = 'assigned', transaction_hash = null, block_number = null, gas_used = null, gas_price = null,
                                 error_code = null, error_message = null, finished_at = null
              where transaction_id = $1",
         )
@@ -268,7 +301,7 @@ impl Store {
              select t.id, t.nonce, t.created_at, coalesce((select max(e.at) from chain_transaction_event e
                         where e.transaction_id = t.id and e.kind in ('fell_back', 'reopened')), t.created_at)
                         as open_since,
-                    t.mined_block, t.mined_block_hash, a.hash, a.purpose,
+                    t.mined_block, t.mined_block_hash, t.finality, a.hash, a.purpose,
                     a.max_fee_per_gas_wei, a.max_priority_fee_per_gas_wei, a.created_at as attempted_at, a.sent_at,
                     a.refusal
              from chain_transaction t join attempt a on a.transaction_id = t.id
@@ -289,6 +322,7 @@ impl Store {
                     created_at: db::time(row, "created_at")?,
                     open_since: db::time(row, "open_since")?,
                     mined_in: mined_in(row)?,
+                    finality: db::parse_option(row, "finality")?,
                     attempts: vec![attempt(row)?],
                 }),
             }
@@ -365,8 +399,8 @@ async fn insert(tx: &mut Tx, lane: LaneId, transaction: &NewTransaction<'_>, now
     let id = ascending_uuid(now).to_string();
     sqlx::query(
         "-- store::insert_transaction
-         insert into chain_transaction (id, chain_id, signer, nonce, state, grants, created_at)
-         values ($1, $2, $3, $4, 'pending', $5, $6)",
+         insert into chain_transaction (id, chain_id, signer, nonce, state, grants, created_at, finality)
+         values ($1, $2, $3, $4, 'pending', $5, $6, $7)",
     )
     .bind(&id)
     .bind(lane.chain_id.cast_signed())
@@ -374,6 +408,7 @@ async fn insert(tx: &mut Tx, lane: LaneId, transaction: &NewTransaction<'_>, now
     .bind(transaction.nonce.cast_signed())
     .bind(i64::try_from(transaction.payments.len()).unwrap_or(i64::MAX))
     .bind(now.timestamp_micros())
+    .bind(transaction.finality().map(|finality| finality.to_string()))
     .execute(&mut **tx)
     .await?;
     insert_attempt(tx, &id, transaction, now).await?;
@@ -399,6 +434,39 @@ async fn insert_attempt(tx: &mut Tx, id: &str, attempt: &NewTransaction<'_>, now
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Tells the owners of the grants that their transaction is in a block, or is not any more.
+async fn announce_block(
+    tx: &mut Tx,
+    transaction: &str,
+    hash: B256,
+    block: Option<BlockId>,
+    now: DateTime<Utc>,
+) -> db::Result<()> {
+    let rows = sqlx::query(
+        "-- store::assigned
+         select request_id from payment where transaction_id = $1 and state = 'assigned' order by request_id",
+    )
+    .bind(transaction)
+    .fetch_all(&mut **tx)
+    .await?;
+    let request_ids: Vec<_> = rows.iter().map(|row| db::parse(row, "request_id")).collect::<db::Result<_>>()?;
+    if request_ids.is_empty() {
+        return Ok(());
+    }
+    let (transaction_hash, processed_at) = (hash.to_string(), now);
+    let progress = match block {
+        Some(block) => ResultEvent::Confirmed(GrantsConfirmed {
+            request_ids,
+            transaction_hash,
+            block_number: block.number,
+            block_hash: block.hash.to_string(),
+            processed_at,
+        }),
+        None => ResultEvent::Reverted(GrantsReverted { request_ids, transaction_hash, processed_at }),
+    };
+    outbox::enqueue(tx, &[Message::result(&progress, None, now)]).await
 }
 
 /// Tells the owners of the grants which transaction is to pay them.

@@ -5,8 +5,9 @@ use std::str::FromStr;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
-use shared::http::fields::{Fields, Limit};
+use shared::http::fields::{Fields, Limit, Time};
 use shared::http::{Error, Problem};
 use shared::id::{CampaignId, UserId};
 use utoipa::{IntoParams, ToSchema};
@@ -29,6 +30,8 @@ struct Query {
     limit: Option<u16>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
+    /// As they stood at this time, UTC.
+    at: Option<DateTime<Utc>>,
 }
 
 /// Where a user's grants stand.
@@ -46,7 +49,7 @@ pub(super) struct Status {
     next_cursor: Option<String>,
 }
 
-/// Show where a user's grants stand.
+/// Show where a user's grants stand, or stood at an earlier time.
 ///
 /// A user whom nobody has seen has an empty list.
 #[utoipa::path(
@@ -69,16 +72,20 @@ pub(super) async fn handle(State(store): State<Store>, uri: Uri) -> Result<Json<
     let campaign_id = fields.optional::<CampaignId>("campaign_id");
     let limit = fields.optional_number("limit").unwrap_or(Limit(50));
     let cursor = fields.optional::<Cursor>("cursor");
+    let at = fields.optional::<Time>("at").map(|Time(at)| at);
     fields.finish()?;
     let Some(user_id) = user_id else { return Err(Problem::malformed(StatusCode::BAD_REQUEST).into()) };
 
     // One more than asked for tells whether there is another page.
     let page = Page { limit: limit.0 + 1, before: cursor.map(|cursor| cursor.0) };
-    let mut grants = store.grants_of(&user_id, campaign_id.as_ref(), page).await?;
+    let campaign = campaign_id.as_ref();
+    let (mut grants, totals) = match at {
+        None => (store.grants_of(&user_id, campaign, page).await?, store.totals_of(&user_id, campaign).await?),
+        Some(at) => store.status_at(&user_id, campaign, page, at).await?,
+    };
     let more = grants.len() > usize::from(limit.0);
     grants.truncate(limit.0.into());
     let next_cursor = grants.last().filter(|_| more).map(|last| last.grant_index.to_string());
-    let totals = store.totals_of(&user_id, campaign_id.as_ref()).await?;
     Ok(Json(Status { user_id, totals, grants, next_cursor }))
 }
 

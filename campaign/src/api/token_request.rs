@@ -5,13 +5,15 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use shared::http::fields::Fields;
+use shared::http::fields::{Fields, Time};
 use shared::http::{Error, Problem};
-use shared::id::{RequestId, TokenAmount};
+use shared::id::RequestId;
 
 use super::Trace;
 use crate::acceptor::Acceptor;
-use crate::domain::{Arrival, Decision, Grant, GrantRequest};
+use crate::domain::admission::{Arrival, Decision};
+use crate::domain::campaign::Refusal;
+use crate::domain::{Grant, GrantRequest};
 
 /// The header that names a request.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -29,6 +31,8 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
     tag = "grants",
     params(
         GrantRequest,
+        ("expires_at" = Option<String>, Query, format = DateTime, description = "Not after this, UTC: a grant that is in \
+            no transaction by then ends as `expired`."),
         ("idempotency_key" = Option<String>, Query, description = "`Idempotency-Key`, where headers are hard to set."),
         ("Idempotency-Key" = Option<String>, Header, description = "Your own name for this request, 1 to 128 bytes. \
             Send the same request again under the same key as often as you like: it is one grant. Keys never expire."),
@@ -41,7 +45,12 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
             headers(("Location" = String, description = "Where to ask for the grant."))),
         (status = 400, description = "A field breaks a rule, or the request cannot be read.", body = Problem,
             content_type = "application/problem+json"),
-        (status = 409, description = "The user has a grant of this campaign already, with another amount or wallet.",
+        (status = 403, description = "The campaign does not pay this user, or not at this time.", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 404, description = "There is no such campaign, and its first use does not make it.", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "The user has a grant of this campaign already, with another amount or wallet, or as \
+            many as a user may have; or the campaign is not active, or its budget does not allow it.",
             body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is over 64 KiB.", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
@@ -65,19 +74,21 @@ pub(super) async fn handle(
     let user_id = fields.required("user_id");
     let campaign_id = fields.required("campaign_id");
     let wallet_address = fields.optional("wallet_address");
-    let token_amount = fields.optional_number("token_amount").unwrap_or(TokenAmount::DEFAULT);
+    let token_amount = fields.optional_number("token_amount");
+    let expires_at = fields.optional::<Time>("expires_at").map(|Time(time)| time);
     let key = fields.optional(IDEMPOTENCY_KEY);
     fields.finish()?;
     let (Some(user_id), Some(campaign_id)) = (user_id, campaign_id) else {
         return Err(Problem::malformed(StatusCode::BAD_REQUEST).into());
     };
-    let request = GrantRequest { user_id, campaign_id, wallet_address, token_amount };
+    let arrival = Arrival { user_id, campaign_id, wallet_address, token_amount, expires_at, key, trace };
 
-    match acceptor.accept(Arrival { request, key, trace }).await {
+    match acceptor.accept(arrival).await {
         Ok(Decision::New(grant)) => Ok(answer(StatusCode::ACCEPTED, grant)),
         Ok(Decision::Repeat(grant)) => Ok(answer(StatusCode::OK, grant)),
         Ok(Decision::KeyReused { earlier }) => Err(key_reused(&earlier).into()),
         Ok(Decision::AlreadyGranted { earlier }) => Err(already_granted(&earlier).into()),
+        Ok(Decision::Refused(refusal)) => Err(refused(refusal).into()),
         Err(error) => Err(Problem::unavailable().detail(error.to_string()).into()),
     }
 }
@@ -96,6 +107,36 @@ fn key_reused(earlier: &RequestId) -> Problem {
     )
     .detail("send the first request's fields again, or use a new key");
     Problem { request_id: Some(earlier.to_string()), ..problem }
+}
+
+/// Why a campaign grants nothing. Nothing was stored.
+fn refused(refusal: Refusal) -> Problem {
+    use StatusCode as Status;
+    let (status, kind, title) = match refusal {
+        Refusal::Stopped => (Status::SERVICE_UNAVAILABLE, "urn:problem-type:stopped", "All payments are stopped"),
+        Refusal::UnknownCampaign => {
+            (Status::NOT_FOUND, "urn:problem-type:campaign-not-found", "There is no such campaign")
+        }
+        Refusal::NotActive(_) => {
+            (Status::CONFLICT, "urn:problem-type:campaign-not-active", "The campaign does not pay now")
+        }
+        Refusal::NotStarted { .. } => {
+            (Status::FORBIDDEN, "urn:problem-type:campaign-not-started", "The campaign has not started")
+        }
+        Refusal::Over { .. } => (Status::FORBIDDEN, "urn:problem-type:campaign-over", "The campaign is over"),
+        Refusal::NotEligible => {
+            (Status::FORBIDDEN, "urn:problem-type:not-eligible", "The campaign does not pay this user")
+        }
+        Refusal::UserLimit { .. } => (
+            Status::CONFLICT,
+            "urn:problem-type:user-limit-reached",
+            "The user may have no more grants of this campaign",
+        ),
+        Refusal::Budget { .. } => {
+            (Status::CONFLICT, "urn:problem-type:budget-exhausted", "The campaign's budget does not allow it")
+        }
+    };
+    Problem::new(status, kind, title).detail(refusal.to_string())
 }
 
 fn already_granted(earlier: &RequestId) -> Problem {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Grant;
+use super::event::{Attention, GrantEvent, Retried};
 
 /// How long to wait for a result, and how often to ask again.
 #[derive(Debug, Clone, Copy)]
@@ -25,25 +26,22 @@ impl Patience {
 }
 
 impl Grant {
-    /// The result is overdue. Returns when it will be again, if the request is to be published again; otherwise the
-    /// grant needs attention.
-    pub fn overdue(&mut self, patience: Patience, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    /// What happens when the result is overdue: the request is published again, or the grant needs attention.
+    #[must_use]
+    pub fn overdue(&self, patience: Patience, now: DateTime<Utc>) -> GrantEvent {
         let retries = self.retry_count - self.round_began;
         if retries >= patience.limit {
-            self.needs_attention_since = Some(now);
-            return None;
+            return GrantEvent::NeedsAttention(Attention { retry_count: self.retry_count });
         }
-        self.retry_count += 1;
-        Some(now + patience.wait(retries + 1))
+        let publish_again_at = Some(now + patience.wait(retries + 1));
+        GrantEvent::Retried(Retried { retry_count: self.retry_count + 1, publish_again_at })
     }
 
-    /// Begins a new round with a grant that needs attention: its request is to be published again now. Returns when the
-    /// result is overdue.
-    pub fn set_going(&mut self, patience: Patience, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.retry_count += 1;
-        self.round_began = self.retry_count;
-        self.needs_attention_since = None;
-        now + patience.wait(0)
+    /// Begins a new round with a grant that needs attention: its request is to be published again now.
+    #[must_use]
+    pub fn set_going(&self, patience: Patience, now: DateTime<Utc>) -> GrantEvent {
+        let publish_again_at = Some(now + patience.wait(0));
+        GrantEvent::Redriven(Retried { retry_count: self.retry_count + 1, publish_again_at })
     }
 }
 
@@ -51,35 +49,34 @@ impl Grant {
 mod tests {
     use clap::Parser as _;
     use shared::clock::from_micros;
-    use shared::telemetry::TraceParent;
 
     use super::*;
-    use crate::domain::GrantRequest;
+    use crate::domain::tests::grant;
+
+    /// Lets the result be overdue until the grant needs attention; returns when it does.
+    fn wait_in_vain(grant: &mut Grant, patience: Patience) -> DateTime<Utc> {
+        loop {
+            let due = grant.publish_again_at.unwrap();
+            grant.apply(&grant.clone().overdue(patience, due), due);
+            if grant.needs_attention_since.is_some() {
+                return due;
+            }
+        }
+    }
 
     #[test]
     fn the_default_patience_spans_a_day() {
         let patience = crate::Config::parse_from(["campaign"]).patience();
-        let request = GrantRequest {
-            user_id: "alice".parse().unwrap(),
-            campaign_id: "summer".parse().unwrap(),
-            wallet_address: None,
-            token_amount: 100.try_into().unwrap(),
-        };
-        let mut grant = Grant::new(request, 0, TraceParent::new(), from_micros(0));
-        let mut due = grant.requested_at + patience.first_wait;
-        while let Some(again) = grant.overdue(patience, due) {
-            due = again;
-        }
-        assert_eq!(grant.needs_attention_since, Some(due));
+        let mut grant = grant();
+        grant.publish_again_at = Some(from_micros(0) + patience.first_wait);
+        let due = wait_in_vain(&mut grant, patience);
         assert_eq!((due - grant.requested_at).num_hours(), 24);
-        assert_eq!(grant.retry_count, patience.limit);
+        assert_eq!((grant.needs_attention_since, grant.retry_count), (Some(due), patience.limit));
 
         // A new round is as long as the first.
-        let mut due = grant.set_going(patience, due);
+        grant.apply(&grant.clone().set_going(patience, due), due);
         assert_eq!((grant.needs_attention_since, grant.retry_count), (None, patience.limit + 1));
-        while let Some(again) = grant.overdue(patience, due) {
-            due = again;
-        }
+        wait_in_vain(&mut grant, patience);
         assert_eq!(grant.retry_count, 2 * patience.limit + 1);
     }
 }

@@ -1,133 +1,87 @@
-//! Accepting a batch of requests: decisions, grants, events and messages in one transaction.
+//! Accepting a batch of requests: decisions, grants and messages in one transaction.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::json;
 use shared::db::{self, Tx};
 use shared::event::RequestEvent;
-use shared::fail_point;
-use shared::id::{CampaignId, IdempotencyKey, RequestId, UserId, WalletAddress};
-use shared::outbox::{self, Pending};
+use shared::id::{CampaignId, IdempotencyKey, UserId};
+use shared::ledger::Cause;
+use shared::outbox::Pending;
 
-use super::{NewEvent, Store, grant, grant_columns, record};
-use crate::domain::{Arrival, Decision, Grant, Known, State};
+use super::{Store, grant, grant_columns};
+use crate::domain::admission::{Answer, Arrival, Decision, Known};
+use crate::domain::campaign::{Campaign, Participant, Refusal, Spec};
+use crate::domain::event::{CampaignEvent, GrantEvent, KeyAdded, Requested, Specified, actor};
+
+/// How requests are accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How long to wait for a result until the request is published again.
+    pub republish_after: Duration,
+    /// Whether the first use of a campaign makes it.
+    pub auto_create: bool,
+}
 
 impl Store {
     /// Decides all the arrivals and commits what is new, each decision at its arrival's place.
     ///
-    /// The transaction begins by locking the numbering, so that any number of writers decide one after the other.
-    ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn accept(
-        &self,
-        arrivals: &[Arrival],
-        now: DateTime<Utc>,
-        republish_after: Duration,
-    ) -> db::Result<Vec<Decision>> {
-        let mut tx = self.database.begin("accept").await?;
-        let row = sqlx::query(
-            "-- store::lock_numbering
-             update deployment set next_grant_index = next_grant_index returning next_grant_index",
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        let mut next_grant_index = db::unsigned(&row, "next_grant_index")?;
+    pub async fn accept(&self, arrivals: &[Arrival], now: DateTime<Utc>, policy: Policy) -> db::Result<Vec<Decision>> {
+        let mut ledger = self.ledger("accept", now).await?;
+        let mut known = known(&mut ledger.tx, arrivals).await?;
+        let campaigns: Vec<_> = arrivals.iter().map(|arrival| &arrival.campaign_id).collect();
+        ledger.projection.load_campaigns(&mut ledger.tx, &campaigns).await?;
 
-        let mut known = known(&mut tx, arrivals).await?;
         let mut decisions = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
-            let decision = known.decide(arrival, next_grant_index, now);
-            next_grant_index += u64::from(matches!(decision, Decision::New(_)));
+            let cause = Cause { trace_id: Some(arrival.trace.trace_id()), ..Cause::by(actor::client()) };
+            let made_by_use = || policy.auto_create.then(|| of_first_use(&arrival.campaign_id, now));
+            let existing = ledger.projection.campaign(&arrival.campaign_id);
+            let is_new = existing.is_none();
+            let campaign = existing.cloned().or_else(made_by_use);
+            let decision = match (known.decide(arrival, campaign.as_ref(), now), campaign) {
+                (Answer::Decided(decision), _) => *decision,
+                (Answer::Grant(_, _), None) => Decision::Refused(Refusal::UnknownCampaign),
+                (Answer::Grant(request, user_grant_number), Some(campaign)) => {
+                    let terms = campaign.spec.terms(arrival.expires_at);
+                    if is_new {
+                        let event = CampaignEvent::Created(Specified { spec: campaign.spec, reason: None });
+                        ledger.record_campaign(&arrival.campaign_id, &event, cause.clone());
+                    }
+                    let requested = Requested {
+                        grant_index: ledger.next_grant_index(),
+                        request,
+                        terms,
+                        user_grant_number,
+                        idempotency_key: arrival.key.clone(),
+                        traceparent: Some(arrival.trace.to_string()),
+                        publish_again_at: now + policy.republish_after,
+                    };
+                    let grant = ledger.grant(requested, cause.clone());
+                    let message = RequestEvent::Requested(grant.to_message(self.issuer));
+                    ledger.send(Pending::request(&message, grant.trace, now));
+                    Decision::New(grant)
+                }
+            };
+            let is_new_key = known.remember(arrival, &decision);
+            if let (true, Decision::Repeat(grant), Some(key)) = (is_new_key, &decision, &arrival.key) {
+                ledger.projection.hold(grant);
+                let event = GrantEvent::KeyAdded(KeyAdded { idempotency_key: key.clone() });
+                ledger.record(&grant.request_id, &event, &cause);
+            }
             decisions.push(decision);
         }
-
-        self.insert(&mut tx, &decisions, now, republish_after).await?;
-        insert_keys(&mut tx, arrivals, &decisions).await?;
-        sqlx::query("-- store::advance_numbering\n update deployment set next_grant_index = $1")
-            .bind(next_grant_index.cast_signed())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
+        ledger.commit().await?;
         Ok(decisions)
     }
-
-    async fn insert(
-        &self,
-        tx: &mut Tx,
-        decisions: &[Decision],
-        now: DateTime<Utc>,
-        republish_after: Duration,
-    ) -> db::Result<()> {
-        let grants: Vec<_> = decisions
-            .iter()
-            .filter_map(|decision| if let Decision::New(grant) = decision { Some(grant) } else { None })
-            .collect();
-        if grants.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<_> = grants.iter().map(|grant| NewGrant::new(grant, now + republish_after)).collect();
-        sqlx::query(
-            "-- store::insert_grants
-             insert into token_grant (request_id, grant_index, user_id, campaign_id, wallet_address, token_amount,
-                                      state, retry_count, traceparent, requested_at, updated_at, publish_again_at)
-             select value->>'request_id', cast(value->>'grant_index' as bigint), value->>'user_id',
-                    value->>'campaign_id', value->>'wallet_address', cast(value->>'token_amount' as bigint),
-                    value->>'state', 0, value->>'traceparent', cast(value->>'requested_at' as bigint),
-                    cast(value->>'requested_at' as bigint), cast(value->>'publish_again_at' as bigint)
-             from json_each($1)",
-        )
-        .bind(db::rows(&rows))
-        .execute(&mut **tx)
-        .await?;
-        let events: Vec<_> = grants
-            .iter()
-            .map(|grant| NewEvent::new(&grant.request_id, "requested", now, &json!(grant.request)))
-            .collect();
-        record(tx, &events).await?;
-        let messages: Vec<_> = grants
-            .iter()
-            .map(|grant| Pending::request(&RequestEvent::Requested(grant.to_message(self.issuer)), grant.trace, now))
-            .collect();
-        if fail_point::switched("grant_without_message") {
-            return Ok(());
-        }
-        outbox::enqueue(tx, &messages).await
-    }
 }
 
-#[derive(Debug, Serialize)]
-struct NewGrant<'a> {
-    request_id: &'a RequestId,
-    grant_index: u64,
-    user_id: &'a UserId,
-    campaign_id: &'a CampaignId,
-    wallet_address: Option<WalletAddress>,
-    token_amount: u64,
-    state: State,
-    traceparent: Option<String>,
-    requested_at: i64,
-    publish_again_at: i64,
-}
-
-impl<'a> NewGrant<'a> {
-    fn new(grant: &'a Grant, publish_again_at: DateTime<Utc>) -> Self {
-        Self {
-            request_id: &grant.request_id,
-            grant_index: grant.grant_index,
-            user_id: &grant.request.user_id,
-            campaign_id: &grant.request.campaign_id,
-            wallet_address: grant.request.wallet_address,
-            token_amount: grant.request.token_amount.whole_tokens(),
-            state: grant.state,
-            traceparent: grant.trace.map(|trace| trace.to_string()),
-            requested_at: grant.requested_at.timestamp_micros(),
-            publish_again_at: publish_again_at.timestamp_micros(),
-        }
-    }
+fn of_first_use(campaign_id: &CampaignId, now: DateTime<Utc>) -> Campaign {
+    Campaign::new(campaign_id.clone(), Spec::of_first_use(campaign_id), now)
 }
 
 /// One element of `json_each($1)`: what identifies an arrival.
@@ -138,30 +92,42 @@ struct Identity<'a> {
     user_id: &'a UserId,
 }
 
-/// The grants that the arrivals may repeat.
+/// What the arrivals depend on.
 async fn known(tx: &mut Tx, arrivals: &[Arrival]) -> db::Result<Known> {
     let identities: Vec<_> = arrivals
         .iter()
-        .map(|Arrival { request, key, .. }| Identity {
-            idempotency_key: key.as_ref(),
-            campaign_id: &request.campaign_id,
-            user_id: &request.user_id,
+        .map(|arrival| Identity {
+            idempotency_key: arrival.key.as_ref(),
+            campaign_id: &arrival.campaign_id,
+            user_id: &arrival.user_id,
         })
         .collect();
     let identities = db::rows(&identities);
     let mut known = Known::default();
-    let by_nature = sqlx::query(concat!(
-        "-- store::known_by_nature\n select ",
+    let participants = sqlx::query(concat!(
+        "-- store::known_participants
+         select p.user_grants, p.standing, ",
         grant_columns!(),
-        " from json_each($1) join token_grant g
-           on g.campaign_id = value->>'campaign_id' and g.user_id = value->>'user_id'"
+        " from (select t.campaign_id, t.user_id, max(t.user_grant_number) as user_grants,
+                       sum(case when t.state in ('failed', 'expired', 'cancelled') then 0 else 1 end) as standing,
+                       max(case when t.state in ('failed', 'expired', 'cancelled') then -1
+                                else t.user_grant_number end) as newest,
+                       max(t.user_grant_number) as last
+                from (select distinct value->>'campaign_id' as campaign_id, value->>'user_id' as user_id
+                      from json_each($1)) v
+                join token_grant t on t.campaign_id = v.campaign_id and t.user_id = v.user_id
+                group by t.campaign_id, t.user_id) p
+           join token_grant g on g.campaign_id = p.campaign_id and g.user_id = p.user_id
+             and g.user_grant_number = case when p.newest < 0 then p.last else p.newest end"
     ))
     .bind(&identities)
     .fetch_all(&mut **tx)
     .await?;
-    for row in &by_nature {
-        let grant = grant(row)?;
-        known.by_nature.insert((grant.request.campaign_id.clone(), grant.request.user_id.clone()), grant);
+    for row in &participants {
+        let latest = grant(row)?;
+        let nature = (latest.request.campaign_id.clone(), latest.request.user_id.clone());
+        let (grants, standing) = (db::unsigned(row, "user_grants")?, db::unsigned(row, "standing")?);
+        known.participants.insert(nature, Participant { grants, standing, latest: Some(latest) });
     }
     if arrivals.iter().any(|arrival| arrival.key.is_some()) {
         let by_key = sqlx::query(concat!(
@@ -177,38 +143,18 @@ async fn known(tx: &mut Tx, arrivals: &[Arrival]) -> db::Result<Known> {
             known.by_key.insert(db::parse(row, "idempotency_key")?, grant(row)?);
         }
     }
-    Ok(known)
-}
-
-#[derive(Debug, Serialize)]
-struct NewKey<'a> {
-    idempotency_key: &'a IdempotencyKey,
-    request_id: &'a RequestId,
-}
-
-/// Remembers which grant each new key stands for.
-async fn insert_keys(tx: &mut Tx, arrivals: &[Arrival], decisions: &[Decision]) -> db::Result<()> {
-    let keys: Vec<_> = arrivals
-        .iter()
-        .zip(decisions)
-        .filter_map(|(arrival, decision)| match decision {
-            Decision::New(grant) | Decision::Repeat(grant) => {
-                Some(NewKey { idempotency_key: arrival.key.as_ref()?, request_id: &grant.request_id })
-            }
-            Decision::KeyReused { .. } | Decision::AlreadyGranted { .. } => None,
-        })
-        .collect();
-    if keys.is_empty() || fail_point::switched("keys_forgotten") {
-        return Ok(());
-    }
-    sqlx::query(
-        "-- store::insert_keys
-         insert into idempotency_key (idempotency_key, request_id)
-         select value->>'idempotency_key', value->>'request_id' from json_each($1) where true
-         on conflict (idempotency_key) do nothing",
+    let listed = sqlx::query(
+        "-- store::known_listed
+         select l.campaign_id, l.user_id from json_each($1)
+         join listed_user l on l.campaign_id = value->>'campaign_id' and l.user_id = value->>'user_id'",
     )
-    .bind(db::rows(&keys))
-    .execute(&mut **tx)
+    .bind(&identities)
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(())
+    for row in &listed {
+        known.listed.insert((db::parse(row, "campaign_id")?, db::parse(row, "user_id")?));
+    }
+    let switch = sqlx::query("-- store::known_switch\n select engaged from kill_switch where engaged = 1");
+    known.stopped = switch.fetch_optional(&mut **tx).await?.is_some();
+    Ok(known)
 }

@@ -2,14 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
 use shared::db;
-use shared::id::{CampaignId, RequestId, UserId};
-use sqlx::Row;
+use shared::id::{CampaignId, RequestId, UserId, WalletAddress};
 use utoipa::ToSchema;
 
 use super::{Store, grant, grant_columns};
-use crate::domain::{Grant, State};
+use crate::domain::{Grant, Standing, State};
 
 /// Which part of a user's grants to list, newest first.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +20,7 @@ pub struct Page {
 
 impl Page {
     /// The number that every grant of the page is below.
-    fn below(self) -> i64 {
+    pub(super) fn below(self) -> i64 {
         self.before.map_or(i64::MAX, |before| i64::try_from(before).unwrap_or(i64::MAX))
     }
 }
@@ -38,22 +36,49 @@ pub struct Totals {
     pub tokens_completed: u64,
     /// Whole tokens on their way.
     pub tokens_pending: u64,
-    /// Whole tokens of failed grants.
+    /// Whole tokens of grants that will not be paid: failed, expired, cancelled.
     pub tokens_failed: u64,
 }
 
-/// A line of a grant's history.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct GrantEvent {
-    /// What happened: `requested`, `submitted`, `completed`, `failed`, `published_again` or
-    /// `needs_attention`.
-    #[schema(example = "completed")]
-    pub kind: String,
-    /// When, UTC.
-    pub at: DateTime<Utc>,
-    /// The details, by name.
-    #[schema(value_type = Object)]
-    pub data: Value,
+impl Totals {
+    /// Adds grants that are in this state.
+    pub(super) fn add(&mut self, state: State, grants: u64, tokens: u64) {
+        self.grants += grants;
+        self.tokens += tokens;
+        *match state.standing() {
+            Standing::Paid => &mut self.tokens_completed,
+            Standing::Unpaid => &mut self.tokens_failed,
+            Standing::UnderWay => &mut self.tokens_pending,
+        } += tokens;
+    }
+}
+
+/// Which grants to list.
+#[derive(Debug, Clone, Default)]
+pub struct GrantFilter {
+    /// Only of this campaign.
+    pub campaign_id: Option<CampaignId>,
+    /// Only of this transaction.
+    pub transaction_hash: Option<String>,
+    /// Only those in this state.
+    pub state: Option<State>,
+}
+
+/// A user's tokens of one kind that stand at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Holding {
+    /// The token; absent for the one that the blockchain service pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$")]
+    pub token: Option<WalletAddress>,
+    /// Where they stand.
+    pub state: State,
+    /// In how many grants.
+    pub grants: u64,
+    /// Whole tokens.
+    pub tokens: u64,
+    /// When anything last happened to one of these grants, UTC.
+    pub last_activity: DateTime<Utc>,
 }
 
 impl Store {
@@ -97,22 +122,68 @@ impl Store {
         rows.iter().map(grant).collect()
     }
 
-    /// Up to `limit` grants of all users, in the order of their numbers; only those numbered above `after`.
+    /// Up to `limit` grants of all users that match, in the order of their numbers; only those numbered above `after`.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub async fn grants_after(&self, after: Option<u64>, limit: u16) -> db::Result<Vec<Grant>> {
-        let rows = sqlx::query(concat!(
-            "-- store::grants_after\n select ",
-            grant_columns!(),
-            " from token_grant g where g.grant_index > $1 order by g.grant_index limit $2"
-        ))
-        .bind(after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX)))
-        .bind(i64::from(limit))
+    pub async fn grants_after(&self, filter: &GrantFilter, after: Option<u64>, limit: u16) -> db::Result<Vec<Grant>> {
+        // Each has the index that serves it; a text with all of them would have none.
+        macro_rules! grants_after {
+            ($condition:literal) => {
+                concat!(
+                    "-- store::grants_after\n select ",
+                    grant_columns!(),
+                    " from token_grant g where ",
+                    $condition,
+                    " and g.grant_index > $2 and ($3 = '' or g.campaign_id = $3) and ($4 = '' or g.state = $4)
+                      order by g.grant_index limit $5"
+                )
+            };
+        }
+        let campaign = filter.campaign_id.as_ref().map_or("", CampaignId::as_str);
+        let (sql, key) = match (&filter.transaction_hash, campaign) {
+            (Some(hash), _) => (grants_after!("g.transaction_hash = $1"), hash.as_str()),
+            (None, "") => (grants_after!("$1 = ''"), ""),
+            (None, campaign) => (grants_after!("g.campaign_id = $1"), campaign),
+        };
+        let rows = sqlx::query(sql)
+            .bind(key)
+            .bind(after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX)))
+            .bind(campaign)
+            .bind(filter.state.map_or("", State::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(self.database().reader())
+            .await?;
+        rows.iter().map(grant).collect()
+    }
+
+    /// A user's tokens, by token and state.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn holdings_of(&self, user: &UserId) -> db::Result<Vec<Holding>> {
+        let rows = sqlx::query(
+            "-- store::holdings_of
+             select token, state, count(*) as grants, cast(sum(token_amount) as bigint) as tokens,
+                    max(updated_at) as last_activity
+             from token_grant where user_id = $1 group by token, state order by token, state",
+        )
+        .bind(user.as_str())
         .fetch_all(self.database().reader())
         .await?;
-        rows.iter().map(grant).collect()
+        rows.iter()
+            .map(|row| {
+                Ok(Holding {
+                    token: db::parse_option(row, "token")?,
+                    state: db::parse(row, "state")?,
+                    grants: db::unsigned(row, "grants")?,
+                    tokens: db::unsigned(row, "tokens")?,
+                    last_activity: db::time(row, "last_activity")?,
+                })
+            })
+            .collect()
     }
 
     /// A user's tokens.
@@ -132,14 +203,7 @@ impl Store {
         .await?;
         let mut totals = Totals::default();
         for row in &rows {
-            let tokens = db::unsigned(row, "tokens")?;
-            totals.grants += db::unsigned(row, "grants")?;
-            totals.tokens += tokens;
-            *match db::parse(row, "state")? {
-                State::Completed => &mut totals.tokens_completed,
-                State::Failed => &mut totals.tokens_failed,
-                State::Requested | State::Submitted => &mut totals.tokens_pending,
-            } += tokens;
+            totals.add(db::parse(row, "state")?, db::unsigned(row, "grants")?, db::unsigned(row, "tokens")?);
         }
         Ok(totals)
     }
@@ -159,28 +223,5 @@ impl Store {
         .fetch_optional(self.database().reader())
         .await?;
         row.as_ref().map(grant).transpose()
-    }
-
-    /// What happened to a grant, in order.
-    ///
-    /// # Errors
-    ///
-    /// When the database cannot be read.
-    pub async fn events_of(&self, request_id: &RequestId) -> db::Result<Vec<GrantEvent>> {
-        let rows = sqlx::query(
-            "-- store::events_of\n select kind, at, data from grant_event where request_id = $1 order by id",
-        )
-        .bind(request_id.as_str())
-        .fetch_all(self.database().reader())
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(GrantEvent {
-                    kind: row.try_get("kind")?,
-                    at: db::time(row, "at")?,
-                    data: db::corrupt("data", serde_json::from_str(&row.try_get::<String, _>("data")?))?,
-                })
-            })
-            .collect()
     }
 }

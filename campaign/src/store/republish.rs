@@ -1,16 +1,17 @@
-//! Grants without a result: counted, their requests published again, and given to an operator in the end.
+//! Grants without a result: counted, their requests published again, cancelled, and given to an operator in the end.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde_json::{Value, json};
-use shared::db::{self, Dialect, Tx};
+use shared::db;
 use shared::event::RequestEvent;
 use shared::id::RequestId;
-use shared::outbox::{self, Pending};
+use shared::ledger::Cause;
+use shared::outbox::Pending;
 use sqlx::Row;
 
-use super::{NewEvent, Store, grant, grant_columns, record};
-use crate::domain::{Grant, Patience};
+use super::ledger::Ledger;
+use super::{Store, grant, grant_columns};
+use crate::domain::event::{CancelRequested, GrantEvent, actor};
+use crate::domain::{Grant, Patience, State};
 
 /// Open grants, counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,15 @@ pub struct Republished {
     pub given_up: Vec<RequestId>,
 }
 
+/// What the wish to cancel a grant came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancellation {
+    /// The blockchain service is asked, or has cancelled it.
+    Asked(Grant),
+    /// It is in a transaction, or has ended otherwise.
+    TooLate(Grant),
+}
+
 /// Which of the grants that need attention.
 #[derive(Debug, Clone, Copy)]
 pub enum WhichGrants<'a> {
@@ -49,57 +59,36 @@ impl Store {
     ///
     /// When nothing was committed.
     pub async fn republish(&self, now: DateTime<Utc>, patience: Patience, limit: i64) -> db::Result<Republished> {
-        macro_rules! overdue {
-            ($lock:literal) => {
-                concat!(
-                    "-- store::overdue\n select ",
-                    grant_columns!(),
-                    " from token_grant g where g.publish_again_at <= $1
-                       and not exists (select 1 from outbox o where o.request_id = g.request_id)
-                       order by g.publish_again_at limit $2",
-                    $lock
-                )
-            };
-        }
-        let find = |sql| sqlx::query(sql).bind(now.timestamp_micros()).bind(limit);
+        let find = || {
+            let sql = concat!(
+                "-- store::overdue\n select ",
+                grant_columns!(),
+                " from token_grant g where g.publish_again_at <= $1
+                   and not exists (select 1 from outbox o where o.request_id = g.request_id)
+                   order by g.publish_again_at limit $2"
+            );
+            sqlx::query(sql).bind(now.timestamp_micros()).bind(limit)
+        };
         // Looked up outside the transaction first: most often there is nothing, and nothing to lock.
-        if find(overdue!("")).fetch_all(self.database.reader()).await?.is_empty() {
+        if find().fetch_all(self.database.reader()).await?.is_empty() {
             return Ok(Republished::default());
         }
-        let mut tx = self.database.begin("republish").await?;
-        let overdue = match self.database.dialect() {
-            // The transaction is the only writer.
-            Dialect::Sqlite => overdue!(""),
-            // What another replica is publishing again, or just has, is left to it.
-            Dialect::Postgres => overdue!(" for no key update of g skip locked"),
-        };
-        let mut changed = Vec::new();
-        for row in &find(overdue).fetch_all(&mut *tx).await? {
-            let mut grant = grant(row)?;
-            let publish_again_at = grant.overdue(patience, now);
-            let retry_count = grant.retry_count;
-            changed.push(match publish_again_at {
-                Some(_) => Changed {
-                    grant,
-                    publish_again_at,
-                    kind: "published_again",
-                    data: json!({ "retry_count": retry_count }),
-                },
-                None => Changed {
-                    grant,
-                    publish_again_at,
-                    kind: "needs_attention",
-                    data: json!({ "retry_count": retry_count, "reason": "no result came" }),
-                },
-            });
+        let mut ledger = self.ledger("republish", now).await?;
+        let overdue = find().fetch_all(&mut *ledger.tx).await?.iter().map(grant).collect::<db::Result<Vec<_>>>()?;
+        ledger.load_grants(&overdue.iter().map(|grant| &grant.request_id).collect::<Vec<_>>()).await?;
+        let mut republished = Republished::default();
+        for grant in &overdue {
+            let event = grant.overdue(patience, now);
+            ledger.record(&grant.request_id, &event, &Cause::by(actor::campaign()));
+            if matches!(event, GrantEvent::NeedsAttention(_)) {
+                republished.given_up.push(grant.request_id.clone());
+            } else {
+                republished.published += 1;
+                self.send_again(&mut ledger, &grant.request_id, now);
+            }
         }
-        let given_up: Vec<_> = changed
-            .iter()
-            .filter(|changed| changed.publish_again_at.is_none())
-            .map(|changed| changed.grant.request_id.clone())
-            .collect();
-        self.commit_changed(tx, &changed, now).await?;
-        Ok(Republished { published: changed.len() - given_up.len(), given_up })
+        ledger.commit().await?;
+        Ok(republished)
     }
 
     /// Queues the requests of grants that need attention, up to `limit`, and begins a new round with each; returns how
@@ -115,71 +104,69 @@ impl Store {
         patience: Patience,
         limit: i64,
     ) -> db::Result<usize> {
-        macro_rules! needing_attention {
-            ($lock:literal) => {
-                concat!(
-                    "-- store::needing_attention_of\n select ",
-                    grant_columns!(),
-                    " from token_grant g where g.needs_attention_since is not null and ($1 = '' or g.request_id = $1)
-                       order by g.grant_index limit $2",
-                    $lock
-                )
-            };
-        }
         let request_id = match which {
             WhichGrants::One(request_id) => request_id.as_str(),
             WhichGrants::All => "",
         };
-        let mut tx = self.database.begin("set_going").await?;
-        let sql = match self.database.dialect() {
-            // The transaction is the only writer.
-            Dialect::Sqlite => needing_attention!(""),
-            Dialect::Postgres => needing_attention!(" for no key update of g"),
-        };
-        let rows = sqlx::query(sql).bind(request_id).bind(limit).fetch_all(&mut *tx).await?;
-        let mut changed = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let mut grant = grant(row)?;
-            let publish_again_at = Some(grant.set_going(patience, now));
-            let data = json!({ "retry_count": grant.retry_count, "by": "operator" });
-            changed.push(Changed { grant, publish_again_at, kind: "published_again", data });
+        let mut ledger = self.ledger("set_going", now).await?;
+        let rows = sqlx::query(concat!(
+            "-- store::needing_attention_of\n select ",
+            grant_columns!(),
+            " from token_grant g where g.needs_attention_since is not null and ($1 = '' or g.request_id = $1)
+               order by g.grant_index limit $2"
+        ))
+        .bind(request_id)
+        .bind(limit)
+        .fetch_all(&mut *ledger.tx)
+        .await?;
+        let grants = rows.iter().map(grant).collect::<db::Result<Vec<_>>>()?;
+        ledger.load_grants(&grants.iter().map(|grant| &grant.request_id).collect::<Vec<_>>()).await?;
+        for grant in &grants {
+            ledger.record(&grant.request_id, &grant.set_going(patience, now), &Cause::by(actor::operator()));
+            self.send_again(&mut ledger, &grant.request_id, now);
         }
-        self.commit_changed(tx, &changed, now).await?;
-        Ok(changed.len())
+        ledger.commit().await?;
+        Ok(grants.len())
     }
 
-    /// Commits grants with their history lines, and the messages of those that are published again.
-    async fn commit_changed(&self, mut tx: Tx, changed: &[Changed], now: DateTime<Utc>) -> db::Result<()> {
-        if changed.is_empty() {
-            return Ok(());
+    /// Asks that a grant not be paid. It is for the blockchain service to say whether it still can be: nothing happens to
+    /// a grant that is in a transaction, or that has ended.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn cancel(
+        &self,
+        request_id: &RequestId,
+        reason: Option<String>,
+        cause: &Cause,
+        now: DateTime<Utc>,
+    ) -> db::Result<Option<Cancellation>> {
+        let mut ledger = self.ledger("cancel", now).await?;
+        ledger.load_grants(&[request_id]).await?;
+        let Some(grant) = ledger.projection.grant(request_id).cloned() else { return Ok(None) };
+        if grant.state == State::Cancelled || grant.cancel_requested_at.is_some() && !grant.state.is_final() {
+            return Ok(Some(Cancellation::Asked(grant)));
         }
-        let rows: Vec<_> = changed.iter().map(ChangedRow::new).collect();
-        sqlx::query(
-            "-- store::update_republished
-             update token_grant set retry_count = cast(value->>'retry_count' as bigint),
-                                    round_began = cast(value->>'round_began' as bigint),
-                                    publish_again_at = cast(value->>'publish_again_at' as bigint),
-                                    needs_attention_since = cast(value->>'needs_attention_since' as bigint)
-             from json_each($1) where token_grant.request_id = value->>'request_id'",
-        )
-        .bind(db::rows(&rows))
-        .execute(&mut *tx)
-        .await?;
-        let events: Vec<_> = changed
-            .iter()
-            .map(|changed| NewEvent::new(&changed.grant.request_id, changed.kind, now, &changed.data))
-            .collect();
-        record(&mut tx, &events).await?;
-        let published = changed.iter().filter(|changed| changed.publish_again_at.is_some());
-        let messages: Vec<_> = published
-            .map(|Changed { grant, .. }| {
-                Pending::request(&RequestEvent::Requested(grant.to_message(self.issuer)), grant.trace, now)
-            })
-            .collect();
-        if !messages.is_empty() {
-            outbox::enqueue(&mut tx, &messages).await?;
+        if !matches!(grant.state, State::Requested | State::Started) {
+            return Ok(Some(Cancellation::TooLate(grant)));
         }
-        tx.commit().await
+        ledger.record(request_id, &GrantEvent::CancelRequested(CancelRequested { reason }), cause);
+        let grant = ledger.projection.grant(request_id).cloned().unwrap_or(grant);
+        self.send_again(&mut ledger, request_id, now);
+        ledger.commit().await?;
+        Ok(Some(Cancellation::Asked(grant)))
+    }
+
+    /// Queues what a grant's request is now: that it be paid, or that it be not.
+    fn send_again(&self, ledger: &mut Ledger, request_id: &RequestId, now: DateTime<Utc>) {
+        let grant = ledger.projection.grant(request_id).expect("it was just recorded");
+        let event = match grant.cancel_requested_at {
+            None => RequestEvent::Requested(grant.to_message(self.issuer)),
+            Some(_) => RequestEvent::CancelRequested(grant.to_cancellation(self.issuer)),
+        };
+        let message = Pending::request(&event, grant.trace, now);
+        ledger.send(message);
     }
 
     /// Counts the grants that have no result yet.
@@ -206,35 +193,5 @@ impl Store {
             oldest: oldest.into_iter().flatten().min().map(shared::clock::from_micros),
             needing_attention,
         })
-    }
-}
-
-/// A grant as it is to be stored, and the line that tells what happened.
-struct Changed {
-    grant: Grant,
-    /// When the result is overdue; without it, the request is not published again.
-    publish_again_at: Option<DateTime<Utc>>,
-    kind: &'static str,
-    data: Value,
-}
-
-#[derive(Debug, Serialize)]
-struct ChangedRow<'a> {
-    request_id: &'a RequestId,
-    retry_count: u32,
-    round_began: u32,
-    publish_again_at: Option<i64>,
-    needs_attention_since: Option<i64>,
-}
-
-impl<'a> ChangedRow<'a> {
-    fn new(Changed { grant, publish_again_at, .. }: &'a Changed) -> Self {
-        Self {
-            request_id: &grant.request_id,
-            retry_count: grant.retry_count,
-            round_began: grant.round_began,
-            publish_again_at: publish_again_at.map(|at| at.timestamp_micros()),
-            needs_attention_since: grant.needs_attention_since.map(|at| at.timestamp_micros()),
-        }
     }
 }

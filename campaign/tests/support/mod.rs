@@ -1,9 +1,15 @@
 //! The store in a database of a test's own, what arrives there, and what is kept of it.
 
-use campaign::domain::{Arrival, GrantRequest};
-use campaign::store::Store;
+use std::time::Duration;
+
+use campaign::domain::GrantRequest;
+use campaign::domain::admission::Arrival;
+use campaign::store::{Policy, Store};
 use shared::telemetry::TraceParent;
 use testkit::Place;
+
+/// How tests accept requests.
+pub(crate) const POLICY: Policy = Policy { republish_after: Duration::from_mins(1), auto_create: true };
 
 /// Opens the store, as one more process would.
 pub(crate) async fn open(place: &Place) -> Store {
@@ -22,7 +28,16 @@ pub(crate) fn request(user: &str, campaign: &str, tokens: i64) -> GrantRequest {
 
 /// The same as it arrives, under a key or none.
 pub(crate) fn arrival(request: GrantRequest, key: Option<&str>) -> Arrival {
-    Arrival { request, key: key.map(|key| key.parse().unwrap()), trace: TraceParent::new() }
+    let GrantRequest { user_id, campaign_id, wallet_address, token_amount } = request;
+    Arrival {
+        user_id,
+        campaign_id,
+        wallet_address,
+        token_amount: Some(token_amount),
+        expires_at: None,
+        key: key.map(|key| key.parse().unwrap()),
+        trace: TraceParent::new(),
+    }
 }
 
 /// How many rows the tables have that an accepted request writes to.
@@ -32,7 +47,7 @@ pub(crate) async fn row_counts(store: &Store) -> [i64; 4] {
     };
     [
         count("select count(*) from token_grant").await,
-        count("select count(*) from grant_event").await,
+        count("select count(*) from event where stream = 'grant'").await,
         count("select count(*) from idempotency_key").await,
         count("select count(*) from outbox").await,
     ]

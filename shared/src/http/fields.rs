@@ -11,11 +11,13 @@ use std::str::FromStr;
 use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
 
 use super::{FieldError, Problem};
+use crate::clock;
 
 /// The fields that are still to be read, and the rules that were broken so far.
 #[derive(Debug, Default)]
@@ -91,15 +93,19 @@ impl Fields {
         }
     }
 
-    /// A field of text that must be there.
-    pub fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
-        let missing = matches!(self.values.get(name), None | Some(Value::Null));
-        if missing {
+    /// Notes a field that is missing, and says whether it is there.
+    pub fn require(&mut self, name: &'static str) -> bool {
+        let is_there = !matches!(self.values.get(name), None | Some(Value::Null));
+        if !is_there {
             self.values.remove(name);
             self.error(name, "is missing");
-            return None;
         }
-        self.optional(name)
+        is_there
+    }
+
+    /// A field of text that must be there.
+    pub fn required<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Option<T> {
+        if self.require(name) { self.optional(name) } else { None }
     }
 
     /// A field of text that may be left out. JSON's `null` leaves it out too.
@@ -121,6 +127,15 @@ impl Fields {
             self.values.insert(name.to_owned(), Value::String(text));
         }
         self.optional(name)
+    }
+
+    /// A field that can be given, taken away by `null`, or not be mentioned: text, or a number.
+    pub fn nullable<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Nullable<T> {
+        if matches!(self.values.get(name), Some(Value::Null)) {
+            self.values.remove(name);
+            return Nullable::Null;
+        }
+        self.optional_number(name).map_or(Nullable::Absent, Nullable::Value)
     }
 
     fn parse<T: FromStr<Err: Display>>(&mut self, name: &'static str, text: &str) -> Option<T> {
@@ -163,6 +178,11 @@ impl Fields {
         }
     }
 
+    /// `true` or `false`, which must be there.
+    pub fn required_flag(&mut self, name: &'static str) -> bool {
+        self.require(name) && self.flag(name)
+    }
+
     /// Refuses the request if any rule was broken, or any field is left over.
     ///
     /// # Errors
@@ -184,6 +204,66 @@ impl Fields {
     /// Notes that a field breaks a rule.
     pub fn error(&mut self, field: impl Into<Cow<'static, str>>, rule: impl Into<String>) {
         self.errors.push(FieldError { field: field.into(), rule: rule.into() });
+    }
+}
+
+/// A field that can be given, taken away, or not be mentioned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Nullable<T> {
+    /// It is not mentioned.
+    #[default]
+    Absent,
+    /// It is taken away.
+    Null,
+    /// It is given.
+    Value(T),
+}
+
+impl<T> Nullable<T> {
+    /// What it makes of what was there before.
+    pub fn over(self, before: Option<T>) -> Option<T> {
+        match self {
+            Self::Absent => before,
+            Self::Null => None,
+            Self::Value(value) => Some(value),
+        }
+    }
+
+    /// The same, of another type.
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Nullable<U> {
+        match self {
+            Self::Absent => Nullable::Absent,
+            Self::Null => Nullable::Null,
+            Self::Value(value) => Nullable::Value(to(value)),
+        }
+    }
+}
+
+/// A time, as RFC 3339 writes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Time(pub DateTime<Utc>);
+
+impl FromStr for Time {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let time = DateTime::parse_from_rfc3339(text)
+            .map_err(|_| "must be a time as RFC 3339 has it, such as 2026-12-24T18:00:00Z")?;
+        // The stores keep microseconds.
+        Ok(Self(clock::from_micros(time.timestamp_micros())))
+    }
+}
+
+/// A text for people: 1 to 1,000 bytes.
+#[derive(Debug, Clone)]
+pub struct Remark(pub String);
+
+impl FromStr for Remark {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = !text.trim().is_empty() && text.len() <= 1000 && !text.contains('\0');
+        fits.then(|| Self(text.to_owned())).ok_or("must be text of 1 to 1000 bytes")
     }
 }
 

@@ -16,15 +16,38 @@ use crate::clock::Clock;
 use crate::db::{self, Database, Tx};
 use crate::dead_letter::{self, Failure, Reason, Source};
 use crate::fail_point;
+use crate::id::RequestId;
 use crate::pubsub::{self, Bus, Message, Topic};
 use crate::worker::{Progress, Worker};
 
 /// Publishes what is committed.
 #[derive(Debug)]
-pub struct Relay {
+pub struct Relay<P = Forgotten> {
     database: Database,
     bus: Arc<dyn Bus>,
     clock: Clock,
+    published: P,
+}
+
+/// What a service does about messages that the broker has: in the transaction that takes them from the outbox.
+pub trait Published: Send + Sync + 'static {
+    /// Writes in the transaction, and gives it back for the commit. The grants are those that the messages name, in their
+    /// order.
+    ///
+    /// # Errors
+    ///
+    /// When the database refuses; the messages stay in the outbox, and are published again.
+    fn record(&self, tx: Tx, grants: &[RequestId], now: DateTime<Utc>) -> impl Future<Output = db::Result<Tx>> + Send;
+}
+
+/// Nothing is done about them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forgotten;
+
+impl Published for Forgotten {
+    async fn record(&self, tx: Tx, _: &[RequestId], _: DateTime<Utc>) -> db::Result<Tx> {
+        Ok(tx)
+    }
 }
 
 /// Why a step of the relay failed.
@@ -45,21 +68,27 @@ pub enum Error {
     },
 }
 
+/// The most messages that one step publishes.
+const BATCH: i64 = 1000;
+
+/// A step takes no more redriven messages after so many bytes of them: their bodies may be large.
+const REDRIVEN_BYTES: usize = 8 * 1024 * 1024;
+
 impl Relay {
-    /// The most messages that one step publishes.
-    const BATCH: i64 = 1000;
-
-    /// A step takes no more redriven messages after so many bytes of them: their bodies may be large.
-    const REDRIVEN_BYTES: usize = 8 * 1024 * 1024;
-
     /// A relay of this database's outbox.
     #[must_use]
     pub fn new(database: Database, bus: Arc<dyn Bus>, clock: Clock) -> Self {
-        Self { database, bus, clock }
+        Relay { database, bus, clock, published: Forgotten }
+    }
+
+    /// The same, which tells of what was published.
+    #[must_use]
+    pub fn telling<P: Published>(self, published: P) -> Relay<P> {
+        Relay { database: self.database, bus: self.bus, clock: self.clock, published }
     }
 }
 
-impl Worker for Relay {
+impl<P: Published> Worker for Relay<P> {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
@@ -106,6 +135,7 @@ impl Worker for Relay {
 struct Waiting {
     id: String,
     topic: Topic,
+    request_id: Option<RequestId>,
     message: Message,
     created_at: DateTime<Utc>,
 }
@@ -126,14 +156,14 @@ enum Alone {
     No,
 }
 
-impl Relay {
+impl<P: Published> Relay<P> {
     /// The oldest rows, with the bodies of those that are redriven.
     async fn next(&self) -> db::Result<Vec<Waiting>> {
         let rows = sqlx::query(
             "-- outbox::next
-             select id, topic, data, attributes, created_at, dead_letter_id from outbox order by id limit $1",
+             select id, topic, request_id, data, attributes, created_at, dead_letter_id from outbox order by id limit $1",
         )
-        .bind(Self::BATCH)
+        .bind(BATCH)
         .fetch_all(self.database.reader())
         .await?;
         let mut waiting = Vec::with_capacity(rows.len());
@@ -141,7 +171,7 @@ impl Relay {
         for row in &rows {
             let data = match row.try_get::<Option<String>, _>("dead_letter_id")? {
                 None => row.try_get::<String, _>("data")?.into(),
-                Some(_) if redriven_bytes > Self::REDRIVEN_BYTES => break,
+                Some(_) if redriven_bytes > REDRIVEN_BYTES => break,
                 Some(letter) => {
                     let payload = self.payload(&letter).await?;
                     redriven_bytes += payload.len();
@@ -191,7 +221,8 @@ impl Relay {
         }
         let mut tx = self.database.begin("relay").await?;
         delete(&mut tx, sent.iter()).await?;
-        tx.commit().await
+        let grants: Vec<_> = sent.iter().filter_map(|waiting| waiting.request_id.clone()).collect();
+        self.published.record(tx, &grants, self.clock.now()).await?.commit().await
     }
 
     /// Moves what cannot be published to the dead letters.
@@ -215,6 +246,7 @@ fn read(row: &AnyRow, data: Bytes) -> db::Result<Waiting> {
     Ok(Waiting {
         id: row.try_get("id")?,
         topic: db::parse(row, "topic")?,
+        request_id: db::parse_option(row, "request_id")?,
         message: Message { data, attributes },
         created_at: db::time(row, "created_at")?,
     })

@@ -116,6 +116,7 @@ async fn pay(stack: &Stack, payments: &[(GrantId, Address, i64)]) -> Result<()> 
             token_amount: (*tokens).try_into().unwrap(),
             requested_at: chrono::DateTime::UNIX_EPOCH,
             trace: None,
+            terms: shared::event::Terms::default(),
         })
         .collect();
     let batch = Batch::pack(&payments, 18, 30_000);

@@ -33,7 +33,7 @@ async fn a_request_becomes_a_balance(builder: Builder) -> Result<()> {
     assert_eq!(grant.transaction_hash.as_deref(), Some(payments[0].transaction_hash.to_string().as_str()));
     assert_eq!(grant.more["block_number"], payments[0].block_number);
     let kinds: Vec<_> = grant.more["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
-    assert_eq!(kinds, ["requested", "submitted", "completed"]);
+    assert_eq!(kinds, ["TokenGrantRequested", "Published", "Started", "BlockchainTxSubmitted", "Completed"]);
 
     let status = stack.campaign_client().get("/status?user_id=alice&campaign_id=summer").await?;
     assert_eq!(status.body["totals"]["tokens_completed"], 250);

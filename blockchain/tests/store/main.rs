@@ -5,18 +5,22 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use blockchain::chain::Refusal;
-use blockchain::domain::{Ending, Failure, GrantId, Paid, Payment};
+use blockchain::domain::{Demand, Ending, Failure, GrantId, Paid, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::Signed;
-use blockchain::store::{Ended, Lane, LaneId, NewTransaction, Queue, Reopened, Settlement, Store, Tally, Verdict};
+use blockchain::store::{
+    Ended, Lane, LaneId, NewTransaction, Queue, Reopened, Settlement, Store, SwitchSource, Tally, Verdict,
+};
 use blockchain::transaction::{BlockId, End, Pending, Purpose};
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::from_micros;
-use shared::event::{GrantsSubmitted, ResultEvent};
+use shared::event::{GrantsSubmitted, ResultEvent, Terms};
 use shared::telemetry::TraceParent;
 use sqlx::Row as _;
 use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
+
+mod demands;
 
 on_both_databases! {
     |kind| Place::new(kind).await.unwrap();
@@ -76,6 +80,7 @@ fn payment(number: u64) -> Payment {
         token_amount: 100.try_into().unwrap(),
         requested_at: at(-1) + TimeDelta::microseconds(1),
         trace: Some(TraceParent::new()),
+        terms: Terms::default(),
     }
 }
 
@@ -83,9 +88,14 @@ fn payments(numbers: std::ops::Range<u64>) -> Vec<Payment> {
     numbers.map(payment).collect()
 }
 
+/// That all of them be paid.
+fn demands(payments: &[Payment]) -> Vec<Demand> {
+    payments.iter().cloned().map(Demand::Pay).collect()
+}
+
 /// What was received: queued, repeated, refused.
 async fn receive(store: &Store, payments: &[Payment], now: DateTime<Utc>) -> [usize; 3] {
-    let received = store.receive(payments, now).await.unwrap();
+    let received = store.receive(&demands(payments), now).await.unwrap();
     [received.queued, received.repeated, received.refused]
 }
 
@@ -123,7 +133,7 @@ async fn open_lane(store: &Store, id: LaneId, chain_nonce: u64) -> u64 {
 }
 
 fn paid(hash: B256) -> Ending {
-    Ending::Completed(Paid { transaction_hash: hash, block_number: 12, gas_used: Some(26_000) })
+    Ending::Completed(Paid { transaction_hash: hash, block_number: 12, gas_used: Some(26_000), gas_price: Some(3) })
 }
 
 fn refused(message: &str) -> Ending {
@@ -143,8 +153,14 @@ async fn with_queued(place: &Place, numbers: std::ops::Range<u64>) -> (Store, Ve
     (store, payments)
 }
 
-/// Takes all messages out of the outbox, as the relay would; each with its attributes checked.
+/// Takes all messages out of the outbox, but for those that say that requests were taken in.
 async fn published(store: &Store) -> Vec<ResultEvent> {
+    let is_news = |event: &ResultEvent| !matches!(event, ResultEvent::Started(_));
+    all_published(store).await.into_iter().filter(is_news).collect()
+}
+
+/// Takes all messages out of the outbox, as the relay would; each with its attributes checked.
+async fn all_published(store: &Store) -> Vec<ResultEvent> {
     let mut tx = store.database().begin("test").await.unwrap();
     let rows = sqlx::query("select topic, data, attributes from outbox order by id").fetch_all(&mut *tx).await.unwrap();
     sqlx::query("delete from outbox").execute(&mut *tx).await.unwrap();
@@ -255,7 +271,7 @@ async fn receivers_at_the_same_time_queue_each_grant_once(place: Place) {
             for batch in mine.chunks(8) {
                 // Two transactions that wait for each other: one is told to try again, as the inbox does.
                 queued += loop {
-                    match store.receive(batch, at(0)).await {
+                    match store.receive(&demands(batch), at(0)).await {
                         Ok(received) => break received.queued,
                         Err(error) => assert!(!error.is_data(), "{error}"),
                     }
@@ -452,7 +468,7 @@ async fn an_owner_whose_time_is_over_commits_nothing(place: Place) {
     assert_eq!(assign(&store, 1, &b, &payments[1..]).await, None);
     assert!(!store.replace(HELD, &id, &transaction(0, &b, &payments[..1]), at(10)).await.unwrap());
     assert!(!store.fill(HELD, &transaction(7, &b, &[]), at(10)).await.unwrap());
-    store.mined(HELD, &pending[0], Some(block(3)), at(10)).await.unwrap();
+    store.mined(HELD, &pending[0], &pending[0].attempts[0], Some(block(3)), at(10)).await.unwrap();
     let verdicts = vec![(payments[0].clone(), Verdict::Ended(paid(a.hash)))];
     assert!(!store.settle(&settlement(Some(&id), verdicts), at(10)).await.unwrap());
     assert_eq!(store.raise_nonce(HELD, 50).await.unwrap(), None);
@@ -507,7 +523,8 @@ async fn the_block_of_a_transaction_is_remembered_and_forgotten(place: Place) {
     let (store, payments) = with_queued(&place, 0..1).await;
     let id = assign(&store, 0, &signed("a"), &payments).await.unwrap();
     for at_last in [Some(block(3)), Some(block(4)), None] {
-        store.mined(HELD, &only_pending(&store).await, at_last, at(20)).await.unwrap();
+        let pending = only_pending(&store).await;
+        store.mined(HELD, &pending, &pending.attempts[0], at_last, at(20)).await.unwrap();
         assert_eq!(only_pending(&store).await.mined_in, at_last);
     }
     assert_eq!(only_pending(&store).await.open_since, at(20), "since it fell back");
@@ -686,7 +703,7 @@ async fn reopening_keeps_everything(place: Place) {
     store.settle(&settlement(Some(&ended), verdicts), at(20)).await.unwrap();
     let before = (store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await);
     store.database().close().await;
-    assert!(store.receive(&payments, at(30)).await.is_err());
+    assert!(store.receive(&demands(&payments), at(30)).await.is_err());
 
     let store = open(&place).await;
     assert_eq!((store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await), before);
