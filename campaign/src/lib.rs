@@ -7,6 +7,7 @@ pub mod acceptor;
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod merkle;
 pub mod republisher;
 pub mod store;
 pub mod subscriber;
