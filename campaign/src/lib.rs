@@ -9,6 +9,7 @@ pub mod config;
 pub mod domain;
 pub mod latency;
 pub mod operator;
+pub mod merkle;
 pub mod republisher;
 pub mod store;
 pub mod subscriber;

@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
@@ -14,10 +15,12 @@ interface IMintable {
 /// @title Pays grants, each at most once
 /// @notice Takes batches of grants and mints each one to its recipient. A grant id that was paid is never paid again,
 /// whoever submits it, in whichever batch, however often. One grant that cannot be minted is reported and leaves the
-/// others of its batch alone.
+/// others of its batch alone. The grants of a campaign too large to be paid in batches are published as the root of a
+/// Merkle tree instead, and claimed one by one. Both ways share the paid ids and the caps.
 ///
-/// @dev What happens to an item never depends on how much gas the transaction brought: every mint gets exactly
-/// {MINT_GAS}, and where that much is not left the whole batch reverts with {NotEnoughGas} and has paid nothing.
+/// @dev What happens to a grant never depends on how much gas the transaction brought: every mint gets exactly
+/// {MINT_GAS}, and where that much is not left the whole batch, or the claim, reverts with {NotEnoughGas} and has paid
+/// nothing.
 ///
 /// A batch is packed; integers are big endian:
 ///
@@ -31,8 +34,18 @@ interface IMintable {
 /// A grant id is `prefix << 64 | low`. Paid ids are bits in a map of 256-bit words, so ids that follow one another share
 /// a storage slot; ids without any order cost a slot each and are just as safe.
 ///
+/// A tree of claims is OpenZeppelin's StandardMerkleTree of `["uint256", "address", "uint256"]`:
+///
+///     leaf  := keccak256(keccak256(abi.encode(id, recipient, amount)))
+///     inner := keccak256(the smaller child · the larger child)
+///
+/// A leaf hashes 32 bytes and an inner node 64, so no inner node can be passed off as a leaf. A leaf names no campaign
+/// and needs none: a proof holds against the root of the campaign it is claimed from, and an id that several trees hold
+/// is paid once over all of them.
+///
 /// The token is somebody else's code. It must either mint and return, or revert; returning `false` counts as a revert.
-/// While it runs, {pay} cannot be entered again, and the views do not yet show what the running batch has paid.
+/// While it runs, neither {pay} nor {claim} can be entered, and the views do not yet show what the running batch has
+/// paid; what a running claim pays they show already.
 contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     struct Campaign {
         uint128 cap; // 0: none
@@ -49,10 +62,10 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         uint256 total; // paid by this batch
     }
 
-    /// @notice May submit batches: the services' signers.
+    /// @notice May submit batches and publish the roots of claims: the services' signers.
     bytes32 public constant SUBMITTER_ROLE = keccak256("SUBMITTER_ROLE");
 
-    /// @notice May stop and resume {pay}.
+    /// @notice May stop and resume {pay} and {claim}.
     bytes32 public constant PAUSER_ROLE = keccak256("PAUSER_ROLE");
 
     /// @notice The gas that every mint gets, no more and no less. {GrantToken} needs at most 65,000.
@@ -79,6 +92,9 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// @notice What a day has paid, in base units. A day is `block.timestamp / 1 days`.
     mapping(uint256 day => uint256 amount) public paidOnDay;
 
+    /// @notice The root of the tree that the campaign's grants are claimed from; zero while none can be claimed.
+    mapping(bytes32 campaign => bytes32 root) public claimRoot;
+
     mapping(bytes32 campaign => Campaign) private _campaigns;
     mapping(uint256 word => uint256 bits) private _paid;
 
@@ -93,23 +109,42 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// gave none, as when it used up its gas.
     event GrantRejected(uint256 indexed id, address indexed to, uint256 amount, bytes reason);
 
+    /// @notice The campaign's claims are proved against this root from now on, and against no other; zero closes them.
+    event ClaimRootSet(bytes32 indexed campaign, bytes32 root);
+
     event CampaignCapSet(bytes32 indexed campaign, uint256 cap);
     event DailyCapSet(uint256 cap);
 
     /// @notice The batch does not follow the format; nothing was paid.
     error MalformedBatch();
 
-    /// @notice The transaction brought too little gas for its batch; nothing was paid.
+    /// @notice The transaction brought too little gas for its batch or its claim; nothing was paid.
     error NotEnoughGas();
 
-    /// @notice The batch would exceed the day's cap; nothing was paid, and the batch can wait for another day.
+    /// @notice The batch or the claim would exceed the day's cap; nothing was paid, and it can wait for another day.
     error DailyCapExceeded(uint256 day, uint256 cap);
 
-    /// @notice A reason in {GrantRejected}: the grant would exceed its campaign's cap.
+    /// @notice The grant would exceed its campaign's cap: a reason in {GrantRejected}, or why a claim is refused.
     error CampaignCapExceeded(bytes32 campaign, uint256 cap);
 
-    /// @notice A reason in {GrantRejected}: the token returned `false`.
+    /// @notice The token returned `false`: a reason in {GrantRejected}, or why a claim is refused.
     error MintReturnedFalse();
+
+    /// @notice The claimed grant was paid before, by a batch or by a claim. It cannot be paid again.
+    error GrantAlreadyPaid(uint256 id);
+
+    /// @notice The campaign has no root, so nothing of it can be claimed.
+    error ClaimsClosed(bytes32 campaign);
+
+    /// @notice The proof does not lead from this id, recipient and amount to the campaign's root. It may be one for a
+    /// root that has been replaced since.
+    error InvalidClaimProof();
+
+    /// @notice A claimed amount has at most 96 bits, as in a batch.
+    error AmountTooLarge(uint256 amount);
+
+    /// @notice The token refused to mint for a claim and gave no reason, as when it used up its gas.
+    error MintReverted();
 
     /// @notice There is no contract at the token's address.
     error TokenHasNoCode(address token);
@@ -150,10 +185,11 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
                 uint256 prefix = _load(cursor + 32) >> 64 << 64;
                 uint256 count = uint16(_load(cursor + 26));
                 cursor += GROUP_HEADER;
-                if (count == 0 || end - cursor < count * ITEM) revert MalformedBatch();
+                uint256 groupEnd = cursor + count * ITEM;
+                if (count == 0 || groupEnd > end) revert MalformedBatch();
 
                 if (campaign != run.campaign || run.cap == 0) _enter(run, campaign);
-                for (uint256 groupEnd = cursor + count * ITEM; cursor != groupEnd; cursor += ITEM) {
+                for (; cursor != groupEnd; cursor += ITEM) {
                     uint256 recipientAndAmount = _load(cursor + 8);
                     _payOne(
                         run,
@@ -170,6 +206,53 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         _spendDay(run.total);
     }
 
+    /// @notice Pays one grant of a campaign's tree. Anyone may call it and bears the gas; the tokens go to `to` whoever
+    /// calls. It ends in {GrantPaid}, or reverts and nothing has happened: unlike in a batch, where the token refuses
+    /// the mint its own reason is what the claim reverts with, cut after 256 bytes.
+    /// @param campaign keccak256 of the campaign id, as in a batch.
+    /// @param id The grant's id, the same as in a batch.
+    /// @param to Who is paid.
+    /// @param amount Base units, at most 96 bits.
+    /// @param proof The siblings from the leaf up to the root.
+    function claim(bytes32 campaign, uint256 id, address to, uint256 amount, bytes32[] calldata proof)
+        external
+        whenNotPaused
+        nonReentrant
+    {
+        // First, so that whoever claims a second time learns so, whatever has become of the root.
+        uint256 word = id >> 8;
+        uint256 bits = _paid[word];
+        uint256 bit = 1 << (id & 0xff);
+        if (bits & bit != 0) revert GrantAlreadyPaid(id);
+
+        bytes32 root = claimRoot[campaign];
+        if (root == 0) revert ClaimsClosed(campaign);
+        bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(id, to, amount))));
+        if (!MerkleProof.verifyCalldata(proof, root, leaf)) revert InvalidClaimProof();
+        if (amount > type(uint96).max) revert AmountTooLarge(amount);
+
+        Campaign storage entered = _campaigns[campaign];
+        uint256 cap = entered.cap == 0 ? type(uint128).max : entered.cap;
+        uint256 paid = entered.paid + amount;
+        if (paid > cap) revert CampaignCapExceeded(campaign, cap);
+
+        // All of it before the token runs.
+        _paid[word] = bits | bit;
+        entered.paid = uint128(paid);
+        _spendDay(amount);
+
+        (bool minted, bytes memory reason) = _mint(to, amount);
+        if (!minted) _revertWith(reason);
+        emit GrantPaid(id, to, amount);
+    }
+
+    /// @notice Publishes the root of the campaign's tree, or another in its place: proofs for the one before end with
+    /// it. Zero closes the campaign's claims. A root stays when the account that set it loses its role.
+    function setClaimRoot(bytes32 campaign, bytes32 root) external onlyRole(SUBMITTER_ROLE) {
+        claimRoot[campaign] = root;
+        emit ClaimRootSet(campaign, root);
+    }
+
     /// @notice Sets the most that a campaign may pay, in base units; 0 for no limit. A cap below what has been paid
     /// already stops the campaign.
     function setCampaignCap(bytes32 campaign, uint256 cap) external onlyRole(DEFAULT_ADMIN_ROLE) {
@@ -184,7 +267,7 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         emit DailyCapSet(cap);
     }
 
-    /// @notice Stops {pay}.
+    /// @notice Stops {pay} and {claim}.
     function pause() external onlyRole(PAUSER_ROLE) {
         _pause();
     }
@@ -212,10 +295,11 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// @dev Writes back the campaign that the batch leaves and reads the one that it enters.
     function _enter(Run memory run, bytes32 campaign) private {
         if (run.cap != 0) _campaigns[run.campaign].paid = uint128(run.paid);
-        Campaign memory entered = _campaigns[campaign];
+        Campaign storage entered = _campaigns[campaign];
+        (uint256 paid, uint256 cap) = (entered.paid, entered.cap);
         run.campaign = campaign;
-        run.paid = entered.paid;
-        run.cap = entered.cap == 0 ? type(uint128).max : entered.cap;
+        run.paid = paid;
+        run.cap = cap == 0 ? type(uint128).max : cap;
     }
 
     function _payOne(Run memory run, uint256 id, address to, uint256 amount) private {
@@ -289,6 +373,13 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         uint256 cap = dailyCap;
         if (cap != 0 && spent > cap) revert DailyCapExceeded(day, cap);
         paidOnDay[day] = spent;
+    }
+
+    function _revertWith(bytes memory reason) private pure {
+        if (reason.length == 0) revert MintReverted();
+        assembly ("memory-safe") {
+            revert(add(reason, 0x20), mload(reason))
+        }
     }
 
     function _load(uint256 cursor) private pure returns (uint256 word) {

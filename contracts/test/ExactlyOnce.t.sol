@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {IERC20Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {GrantDistributor} from "../src/GrantDistributor.sol";
 import {GrantToken} from "../src/GrantToken.sol";
 import {Batch} from "./support/Batch.sol";
+import {ClaimTree, Leaf} from "./support/ClaimTree.sol";
 import {Fixture} from "./support/Fixture.sol";
 
-/// @notice Whatever is submitted, in whatever order, under whatever caps and pauses: the supply is the sum of the grants
+/// @notice Whatever is submitted and claimed, in whatever order, under whatever caps and pauses: the supply is the sum of the grants
 /// that were announced as paid, and none was announced twice.
 contract ExactlyOnceInvariants is Fixture {
     Handler private handler;
@@ -58,7 +61,7 @@ contract ExactlyOnceInvariants is Fixture {
     }
 }
 
-/// @notice Submits random batches and keeps its own books, from the events alone.
+/// @notice Submits random batches, publishes and claims random trees, and keeps its own books, from the events alone.
 contract Handler is Fixture {
     uint256 public constant CAMPAIGNS = 3;
     uint160 public constant RECIPIENTS = 8;
@@ -82,6 +85,14 @@ contract Handler is Fixture {
 
     Item[] private items;
     bytes private batch;
+
+    /// @dev The tree that was published last, for which campaign, and what was claimed from it last.
+    Leaf[] private leaves;
+    bytes32 private treeOf;
+    uint256 private claimed;
+
+    /// @dev Each campaign's root, as published.
+    mapping(bytes32 campaign => bytes32) private rootOf;
 
     constructor(GrantToken token_, GrantDistributor distributor_, address admin_, address submitter_) {
         assert(admin == admin_ && submitter == submitter_);
@@ -107,7 +118,7 @@ contract Handler is Fixture {
             uint256 groupSeed = draw(seed, 1 + g);
             bool sparse = groupSeed & 1 == 1;
             bytes32 campaign = campaignAt((groupSeed >> 8) % CAMPAIGNS);
-            uint256 first = sparse ? uint256(keccak256(abi.encode((groupSeed >> 16) % 24))) | 1 << 255 : idOf(0);
+            uint256 first = sparse ? sparseId(groupSeed >> 16) : idOf(0);
             uint16 count = sparse ? 1 : uint16(1 + (groupSeed >> 24) % 8);
             batch = bytes.concat(batch, Batch.group(campaign, uint192(first >> 64), count));
             for (uint256 i; i < count; ++i) {
@@ -120,6 +131,39 @@ contract Handler is Fixture {
     /// @dev The same batch again, as after a lost answer.
     function submitAgain() external {
         if (items.length != 0) payAndBook();
+    }
+
+    /// @dev A tree of up to eight grants from the same pools, whose root takes the place of the campaign's last one.
+    function publish(uint256 seed) external {
+        delete leaves;
+        uint256 count = 1 + draw(seed, 0) % 8;
+        for (uint256 i; i < count; ++i) {
+            uint256 leafSeed = draw(seed, 1 + i);
+            uint256 id = leafSeed & 1 == 1 ? sparseId(leafSeed >> 16) : idOf(0) + leafSeed % 768;
+            Item memory item = itemOf(0, id, leafSeed);
+            leaves.push(Leaf(item.id, item.to, item.amount));
+        }
+        treeOf = campaignAt((seed >> 8) % CAMPAIGNS);
+        rootOf[treeOf] = ClaimTree.root(leaves);
+        setClaimRoot(treeOf, rootOf[treeOf]);
+    }
+
+    function closeClaims(uint256 index, uint8 dice) external {
+        if (dice % 4 != 0) return;
+        bytes32 campaign = campaignAt(index % CAMPAIGNS);
+        delete rootOf[campaign];
+        setClaimRoot(campaign, 0);
+    }
+
+    function claimOne(uint256 seed) external {
+        if (leaves.length == 0) return;
+        claimed = seed % leaves.length;
+        claimAndBook(treeOf);
+    }
+
+    /// @dev The same claim again, in its own or in another campaign.
+    function claimAgain(uint256 index) external {
+        if (claimed < leaves.length) claimAndBook(campaignAt(index % CAMPAIGNS));
     }
 
     function setCampaignCap(uint256 index, uint128 cap) external {
@@ -146,11 +190,13 @@ contract Handler is Fixture {
     }
 
     function addItem(bytes32 campaign, uint256 first, bool sparse, uint256 seed) private {
-        uint256 id = sparse ? first : first + seed % 768;
-        address to = address(uint160((seed >> 32) % (RECIPIENTS + 1)));
-        uint96 amount = uint96((seed >> 64) % 1000);
-        items.push(Item(campaign, id, to, amount));
-        batch = bytes.concat(batch, Batch.item(uint64(id), to, amount));
+        Item memory item = itemOf(campaign, sparse ? first : first + seed % 768, seed);
+        items.push(item);
+        batch = bytes.concat(batch, Batch.item(uint64(item.id), item.to, item.amount));
+    }
+
+    function itemOf(bytes32 campaign, uint256 id, uint256 seed) private returns (Item memory item) {
+        item = Item(campaign, id, address(uint160((seed >> 32) % (RECIPIENTS + 1))), uint96((seed >> 64) % 1000));
         if (!known[id]) {
             known[id] = true;
             idAt.push(id);
@@ -193,12 +239,55 @@ contract Handler is Fixture {
                 vm.assertEq(outcomes[i].kind, PAID, "payable");
                 vm.assertEq(outcomes[i].to, item.to, "recipient");
                 vm.assertEq(outcomes[i].amount, item.amount, "amount");
-                ++timesPaid[item.id];
-                sum += item.amount;
-                received[item.to] += item.amount;
-                paidOfCampaign[item.campaign] += item.amount;
+                bookPayment(item);
             }
         }
+    }
+
+    /// @dev Paid, or refused for the reason that the rules ask for.
+    function claimAndBook(bytes32 campaign) private {
+        Leaf memory leaf = leaves[claimed];
+        bytes32[] memory proof = ClaimTree.proof(leaves, claimed);
+        bytes memory refusal = refusalOf(campaign, leaf);
+        if (refusal.length != 0) {
+            vm.expectRevert(refusal);
+            claim(campaign, leaf, proof);
+            return;
+        }
+        Outcome[] memory outcomes = claimAndRead(campaign, leaf, proof);
+        vm.assertEq(outcomes.length, 1, "one outcome");
+        assertPaid(outcomes[0], leaf.id, leaf.to, leaf.amount);
+        bookPayment(Item(campaign, leaf.id, leaf.to, uint96(leaf.amount)));
+    }
+
+    function refusalOf(bytes32 campaign, Leaf memory leaf) private view returns (bytes memory) {
+        if (timesPaid[leaf.id] != 0) return abi.encodeWithSelector(GrantDistributor.GrantAlreadyPaid.selector, leaf.id);
+        bytes32 root = rootOf[campaign];
+        if (root == 0) return abi.encodeWithSelector(GrantDistributor.ClaimsClosed.selector, campaign);
+        if (root != ClaimTree.root(leaves)) return abi.encodeWithSelector(GrantDistributor.InvalidClaimProof.selector);
+        uint256 cap = distributor.campaignCap(campaign);
+        if (cap != 0 && paidOfCampaign[campaign] + leaf.amount > cap) {
+            return abi.encodeWithSelector(GrantDistributor.CampaignCapExceeded.selector, campaign, cap);
+        }
+        uint256 day = block.timestamp / 1 days;
+        cap = distributor.dailyCap();
+        if (cap != 0 && leaf.amount != 0 && distributor.paidOnDay(day) + leaf.amount > cap) {
+            return abi.encodeWithSelector(GrantDistributor.DailyCapExceeded.selector, day, cap);
+        }
+        if (leaf.to == address(0)) return abi.encodeWithSelector(IERC20Errors.ERC20InvalidReceiver.selector, leaf.to);
+        if (token.paused()) return abi.encodeWithSelector(Pausable.EnforcedPause.selector);
+        return "";
+    }
+
+    function bookPayment(Item memory item) private {
+        ++timesPaid[item.id];
+        sum += item.amount;
+        received[item.to] += item.amount;
+        paidOfCampaign[item.campaign] += item.amount;
+    }
+
+    function sparseId(uint256 seed) private pure returns (uint256) {
+        return uint256(keccak256(abi.encode(seed % 24))) | 1 << 255;
     }
 
     function draw(uint256 seed, uint256 index) private pure returns (uint256) {

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {GrantDistributor} from "../src/GrantDistributor.sol";
 import {WalletFactory} from "../src/WalletFactory.sol";
 import {Batch} from "./support/Batch.sol";
+import {ClaimTree, Leaf} from "./support/ClaimTree.sol";
 import {Fixture} from "./support/Fixture.sol";
 
 /// @notice What a grant costs, transaction and calldata included. The figures are kept in snapshots/ and compared.
@@ -59,6 +60,21 @@ contract GasTest is Fixture {
         record("batch of 1, holder, shared word", 1);
     }
 
+    /// @dev A tree of n leaves has at most ⌈log2 n⌉ siblings to a leaf: 10 for 1,000 and 20 for 1,000,000.
+    function test_claims_from_trees_of_a_thousand_and_of_a_million() public {
+        claimFromDepth("claim of 1,000, fresh recipient, fresh word", 10, 512, RECIPIENT);
+        claimFromDepth("claim of 1,000, holder, shared word", 10, 513, RECIPIENT);
+        claimFromDepth("claim of 1,000,000, fresh recipient, fresh word", 20, 1024, RECIPIENT + 1);
+        claimFromDepth("claim of 1,000,000, holder, shared word", 20, 1025, RECIPIENT + 1);
+    }
+
+    function test_a_root_is_published() public {
+        setClaimRoot(SUMMER, keccak256("root"));
+        record("claim root, first", 1);
+        setClaimRoot(SUMMER, keccak256("next root"));
+        record("claim root, replaced", 1);
+    }
+
     function test_the_first_mint_of_a_token_stays_far_below_its_gas() public {
         address minter = named("minter");
         bytes32 role = token.MINTER_ROLE();
@@ -75,6 +91,14 @@ contract GasTest is Fixture {
         vm.prank(submitter);
         factory.deploy(keccak256("alice"), alice);
         record("wallet deployment", 1);
+    }
+
+    function claimFromDepth(string memory name, uint256 depth, uint64 low, uint160 to) private {
+        Leaf memory leaf = Leaf(idOf(low), address(to), AMOUNT);
+        (bytes32 root, bytes32[] memory proof) = ClaimTree.path(leaf, depth);
+        setClaimRoot(SUMMER, root);
+        claim(SUMMER, leaf, proof);
+        record(name, 1);
     }
 
     function record(string memory name, uint256 count) private {

@@ -88,7 +88,8 @@ contract HostileTokenTest is Fixture {
         // The very grant that is being paid, one later in the batch, and one from elsewhere.
         for (uint64 low = 2; low < 5; ++low) {
             uint256 state = vm.snapshotState();
-            hostile.setReentry(distributor, Batch.single(SUMMER, idOf(low), alice, 1));
+            bytes memory again = Batch.single(SUMMER, idOf(low), alice, 1);
+            hostile.setReentry(distributor, abi.encodeCall(distributor.pay, (again)));
             payAroundPaid(HostileToken.Mode.MintAfterReentering);
             vm.assertEq(
                 hostile.reentryAnswer(),
@@ -107,7 +108,7 @@ contract HostileTokenTest is Fixture {
             hostile.setMode(to, HostileToken.Mode(i % 10));
             batch = bytes.concat(batch, Batch.item(240 + i % 19, to, 5 + i));
         }
-        hostile.setReentry(distributor, batch);
+        hostile.setReentry(distributor, abi.encodeCall(distributor.pay, (batch)));
     }
 
     /// @dev The promise of the gas rule: with any amount of gas a batch comes to what it comes to with plenty, or to

@@ -3,9 +3,10 @@ pragma solidity 0.8.37;
 
 import {GrantDistributor} from "../../src/GrantDistributor.sol";
 import {GrantToken} from "../../src/GrantToken.sol";
+import {Leaf} from "./ClaimTree.sol";
 import {Test, Vm} from "./Test.sol";
 
-/// @notice The token and the distributor, deployed as in production, and a reader of what a batch came to.
+/// @notice The token and the distributor, deployed as in production, and a reader of what a batch or a claim came to.
 abstract contract Fixture is Test {
     /// @notice What became of one item.
     struct Outcome {
@@ -27,6 +28,7 @@ abstract contract Fixture is Test {
 
     address internal immutable admin = named("admin");
     address internal immutable submitter = named("submitter");
+    address internal immutable relayer = named("relayer");
     address internal immutable alice = named("alice");
     address internal immutable bob = named("bob");
 
@@ -53,6 +55,26 @@ abstract contract Fixture is Test {
     function payAndRead(bytes memory batch) internal returns (Outcome[] memory) {
         vm.recordLogs();
         pay(batch);
+        return read(vm.getRecordedLogs());
+    }
+
+    function setClaimRoot(bytes32 campaign, bytes32 root) internal {
+        vm.prank(submitter);
+        distributor.setClaimRoot(campaign, root);
+    }
+
+    /// @dev Claims as somebody who has no part in it.
+    function claim(bytes32 campaign, Leaf memory leaf, bytes32[] memory proof) internal {
+        vm.prank(relayer);
+        distributor.claim(campaign, leaf.id, leaf.to, leaf.amount, proof);
+    }
+
+    function claimAndRead(bytes32 campaign, Leaf memory leaf, bytes32[] memory proof)
+        internal
+        returns (Outcome[] memory)
+    {
+        vm.recordLogs();
+        claim(campaign, leaf, proof);
         return read(vm.getRecordedLogs());
     }
 

@@ -25,17 +25,18 @@ contract HostileToken {
     mapping(address account => uint256) public balanceOf;
     uint256 public totalSupply;
 
-    /// @notice What a batch submitted from within `mint` came to.
+    /// @notice Whether the distributor let itself be called from within `mint`, and what it answered.
+    bool public reentered;
     bytes public reentryAnswer;
-    bytes private reentryBatch;
+    bytes private reentryCall;
 
     function setMode(address account, Mode mode) external {
         modeOf[account] = mode;
     }
 
-    function setReentry(GrantDistributor distributor_, bytes calldata batch) external {
+    function setReentry(GrantDistributor distributor_, bytes calldata call) external {
         distributor = distributor_;
-        reentryBatch = batch;
+        reentryCall = call;
     }
 
     function mint(address to, uint256 amount) external {
@@ -59,11 +60,7 @@ contract HostileToken {
         if (mode == Mode.MintAndReturnMegabytes) answerAfter(280_000);
         if (mode == Mode.MintForMuchGas) burn(gasAtStart, 198_500);
         if (mode == Mode.MintAfterReentering) {
-            try distributor.pay(reentryBatch) {
-                reentryAnswer = "paid";
-            } catch (bytes memory reason) {
-                reentryAnswer = reason;
-            }
+            (reentered, reentryAnswer) = address(distributor).call(reentryCall);
         }
     }
 
