@@ -4,6 +4,7 @@
 
 mod avro;
 mod document;
+mod emulator;
 mod encoding;
 mod evolution;
 
