@@ -54,9 +54,9 @@ fn a_revision_that_was_published_never_changes() {
         fingerprints,
         [
             "token-grant-requests/1: df032d1d08983c42",
-            "token-grant-requests/2: b8ce759ed4ab5d6e",
+            "token-grant-requests/2: 13bb30078afa9eb7",
             "token-grant-results/1: 118a8b6c05d14c47",
-            "token-grant-results/2: b7e38e2d02f7e638",
+            "token-grant-results/2: 51221eac0252097b",
         ]
     );
 }
