@@ -72,12 +72,12 @@ lint: ## Check format, lints and documentation
 clean: ## Stop what runs, and remove all that was built or installed here
 	@if [ -x $(STACK) ]; then $(STACK) stop; fi
 	@cargo clean
-	@rm -rf contracts/node_modules contracts/out contracts/cache
+	@rm -rf contracts/node_modules testkit/asyncapi/node_modules contracts/out contracts/cache
 
 # npm writes this file last, so it is older than the lock file exactly when the packages are missing or out of date.
-$(NODE_MODULES): contracts/package-lock.json
+%/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || { echo 'npm is missing: install Node.js 20 or newer' >&2; exit 1; }
-	@cd contracts && npm ci --no-audit --no-fund
+	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
 $(STACK):

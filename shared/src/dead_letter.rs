@@ -47,8 +47,9 @@ pub const ID_ATTRIBUTE: &str = "dead_letter_id";
 /// The attribute of a redriven message that says which attempt it is: 2 for the first redrive.
 pub const ATTEMPT_ATTRIBUTE: &str = "dead_letter_attempt";
 
-/// What Pub/Sub adds to a message that it moves to the dead-letter topic.
-const PUBSUB_PREFIX: &str = "CloudPubSubDeadLetter";
+/// What Pub/Sub adds to a message that it moves to the dead-letter topic, and to one that fitted a schema. (Whoever
+/// publishes may not set attributes that begin with `goog`.)
+const PUBSUB_PREFIXES: [&str; 2] = ["CloudPubSubDeadLetter", "googclient_schema"];
 
 /// How often Pub/Sub had delivered a message that it moved.
 pub const DELIVERIES_ATTRIBUTE: &str = "CloudPubSubDeadLetterSourceDeliveryCount";

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::finality::Finality;
 use crate::id::{CampaignId, Issuer, Priority, RequestId, TokenAmount, UserId, WalletAddress};
+use crate::schema;
 use crate::telemetry::{self, TraceParent};
 
 /// A message on `token-grant-requests`.
@@ -273,7 +274,7 @@ pub enum Malformed {
     Invalid(#[from] serde_json::Error),
 }
 
-/// Reads a message.
+/// Reads a message: plain JSON or, of the same fields, what an Avro encoder writes (see [`schema`]).
 ///
 /// # Errors
 ///
@@ -282,7 +283,7 @@ pub fn read<E: DeserializeOwned>(data: &[u8]) -> Result<E, Malformed> {
     if data.trim_ascii_start().first() != Some(&b'{') {
         return Err(Malformed::NoObject);
     }
-    Ok(serde_json::from_slice(data)?)
+    serde_json::from_slice(data).or_else(|plain| Ok(schema::read(data).unwrap_or(Err(plain))?))
 }
 
 /// What the attributes of a message repeat from its body, so that a subscription can filter and a log can correlate.

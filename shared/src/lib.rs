@@ -18,5 +18,6 @@ pub mod lifecycle;
 pub mod outbox;
 pub mod pubsub;
 pub mod random;
+pub mod schema;
 pub mod telemetry;
 pub mod worker;

@@ -5,6 +5,7 @@
 
 mod google;
 mod local;
+mod schemas;
 mod topology;
 
 use std::fmt;
@@ -41,6 +42,11 @@ pub struct Config {
     /// How many streams receive messages; one carries about 2,000 messages a second.
     #[arg(long = "pubsub-streams", env = "PUBSUB_STREAMS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub streams: u8,
+
+    /// Whether both topics are to have the schemas of the repository: registered with Pub/Sub's schema service and
+    /// attached. What does not fit is then refused when it is published. `false` takes nothing away.
+    #[arg(long = "pubsub-schemas", env = "PUBSUB_SCHEMAS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub schemas: bool,
 }
 
 fn project(text: &str) -> Result<String, &'static str> {
@@ -68,7 +74,7 @@ impl Config {
     ///
     /// When there are no credentials, or the address is no address.
     pub async fn connect(&self) -> Result<Arc<dyn Bus>, Error> {
-        Ok(Arc::new(PubSub::connect(&self.project, self.emulator()).await?))
+        Ok(Arc::new(PubSub::connect(&self.project, self.emulator()).await?.with_schemas(self.schemas)))
     }
 
     /// The emulator's address, where one is to be used.
@@ -172,6 +178,22 @@ pub enum Error {
     /// There is no such topic (any more).
     #[error("the topic {0} does not exist")]
     Missing(Topic),
+    /// Somebody has given a topic a schema that is not ours.
+    #[error("the topic {topic} has the schema {schema}, which is left as it is")]
+    OtherSchema {
+        /// The topic.
+        topic: Topic,
+        /// The full name of its schema.
+        schema: String,
+    },
+    /// With our schema, a topic would not take our messages.
+    #[error("the schema service refuses fields that a schema does not name, so {topic} stays without: {source}")]
+    PlainJsonRefused {
+        /// The topic.
+        topic: Topic,
+        /// What the service said.
+        source: Box<Error>,
+    },
 }
 
 /// The status that the server sent, without the call's headers.

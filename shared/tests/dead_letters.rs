@@ -287,7 +287,9 @@ async fn a_stranger_who_names_a_row_does_not_touch_it(place: Place) {
 async fn what_pubsub_has_added_is_not_sent_again(place: Place) {
     let desk = Desk::open(&place).await;
     let mut message = Failure { source: Source::DeadLetterTopic, reason: Reason::Exhausted, ..failure("1", "x") };
-    message.attributes.insert("CloudPubSubDeadLetterSourceDeliveryCount".to_owned(), "100".to_owned());
+    for (name, value) in [("CloudPubSubDeadLetterSourceDeliveryCount", "100"), ("googclient_schemaencoding", "JSON")] {
+        message.attributes.insert(name.to_owned(), value.to_owned());
+    }
     let id = desk.keep_new(&message).await;
     desk.redrive(id).await;
     let (_, attributes, _) = desk.outbox().await.remove(0);

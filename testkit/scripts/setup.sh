@@ -61,4 +61,4 @@ TEXT
     exit 1
 fi
 
-make --no-print-directory contracts/node_modules/.package-lock.json
+make --no-print-directory {contracts,testkit/asyncapi}/node_modules/.package-lock.json

@@ -37,6 +37,7 @@ step lints cargo clippy --locked --workspace --all-targets -- -D warnings
 step switches cargo clippy --locked --workspace --all-targets --features simulation/failpoints,testkit/failpoints -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 step contracts npm test --silent --prefix contracts
+step asyncapi npm test --silent --prefix testkit/asyncapi
 step build cargo build --locked --workspace
 step workspace cargo test --locked --workspace --no-fail-fast
 step services "${CARGO_TARGET_DIR:-target}/debug/stack" exec ./test_services.sh

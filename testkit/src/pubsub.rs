@@ -106,7 +106,47 @@ impl Pubsub {
         self.put(&self.url("subscriptions", subscription), &body).await
     }
 
-    /// Deletes a topic or subscription (`kind` is `topics` or `subscriptions`), as an emulator that lost it would have.
+    /// The definitions of all revisions of a schema, the oldest first; none if there is no such schema.
+    ///
+    /// # Errors
+    /// When the emulator does not answer.
+    pub async fn schema_revisions(&self, schema: &str) -> Result<Vec<String>> {
+        let listed = self.describe("schemas", &format!("{schema}:listRevisions?view=FULL")).await?.unwrap_or_default();
+        let revisions = listed["schemas"].as_array().into_iter().flatten();
+        revisions.map(|one| Ok(one["definition"].as_str().context("a definition")?.to_owned())).collect()
+    }
+
+    /// Creates an Avro schema.
+    ///
+    /// # Errors
+    /// When the emulator refuses.
+    pub async fn create_schema(&self, schema: &str, definition: &str) -> Result<()> {
+        let url = format!("{}/projects/{}/schemas?schemaId={schema}", self.base, self.project);
+        self.post::<Value>(&url, &json!({"type": "AVRO", "definition": definition})).await.map(drop)
+    }
+
+    /// Commits a further revision of a schema.
+    ///
+    /// # Errors
+    /// When the emulator refuses.
+    pub async fn commit_schema(&self, schema: &str, definition: &str) -> Result<()> {
+        let name = format!("projects/{}/schemas/{schema}", self.project);
+        let body = json!({"schema": {"name": name, "type": "AVRO", "definition": definition}});
+        self.post::<Value>(&format!("{}:commit", self.url("schemas", schema)), &body).await.map(drop)
+    }
+
+    /// Creates a topic whose messages must fit a schema, as JSON.
+    ///
+    /// # Errors
+    /// When the emulator refuses.
+    pub async fn create_topic_with_schema(&self, topic: &str, schema: &str) -> Result<()> {
+        let schema = format!("projects/{}/schemas/{schema}", self.project);
+        let body = json!({"schemaSettings": {"schema": schema, "encoding": "JSON"}});
+        self.put(&self.url("topics", topic), &body).await
+    }
+
+    /// Deletes a topic, subscription or schema (`kind` is `topics`, `subscriptions` or `schemas`), as an emulator that
+    /// lost it would have.
     ///
     /// # Errors
     /// When the emulator refuses.

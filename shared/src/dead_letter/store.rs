@@ -10,7 +10,7 @@ use sqlx::any::AnyRow;
 use tokio::sync::Notify;
 
 use super::keep::{Kept, keep, observe};
-use super::{ATTEMPT_ATTRIBUTE, DeadLetter, Failure, ID_ATTRIBUTE, LetterId, PUBSUB_PREFIX, Reason, State};
+use super::{ATTEMPT_ATTRIBUTE, DeadLetter, Failure, ID_ATTRIBUTE, LetterId, PUBSUB_PREFIXES, Reason, State};
 use crate::clock::Clock;
 use crate::db::{self, Database, Dialect};
 use crate::event::AttributeMap;
@@ -250,7 +250,7 @@ impl DeadLetters {
         for row in &rows {
             let id: LetterId = db::parse(row, "id")?;
             let mut attributes = attributes(row)?;
-            attributes.retain(|name, _| !name.starts_with(PUBSUB_PREFIX));
+            attributes.retain(|name, _| !PUBSUB_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
             attributes.insert(ID_ATTRIBUTE.to_owned(), id.to_string());
             attributes.insert(ATTEMPT_ATTRIBUTE.to_owned(), (attempts(row)? + 1).to_string());
             let (topic, request_id) = (db::parse(row, "topic")?, db::parse_option(row, "request_id")?);

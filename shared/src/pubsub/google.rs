@@ -9,21 +9,24 @@ use async_trait::async_trait;
 use chrono::DateTime;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::retry_policy::RetryPolicyExt;
-use google_cloud_pubsub::client::{BasePublisher, Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::client::{BasePublisher, Publisher, SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 
+use super::schemas::Look;
 use super::{Bus, Delivery, Error, Message, Receiver, Topic};
 use crate::clock::from_micros;
 
 /// A connection to Pub/Sub; clones share it.
 #[derive(Clone)]
 pub struct PubSub {
-    project: Arc<str>,
-    emulated: bool,
+    pub(super) project: Arc<str>,
+    pub(super) emulated: bool,
+    pub(super) with_schemas: bool,
     pub(super) topics: TopicAdmin,
     pub(super) subscriptions: SubscriptionAdmin,
+    pub(super) schemas: SchemaService,
     publisher: BasePublisher,
     publishers: Arc<BTreeMap<Topic, Publisher>>,
     subscriber: Subscriber,
@@ -70,8 +73,10 @@ impl PubSub {
         let bus = Self {
             project: project.into(),
             emulated: emulator.is_some(),
+            with_schemas: false,
             topics: client!(TopicAdmin::builder()),
             subscriptions: client!(SubscriptionAdmin::builder()),
+            schemas: client!(SchemaService::builder()),
             subscriber: client!(Subscriber::builder()),
             publishers: Arc::default(),
             publisher,
@@ -89,6 +94,19 @@ impl PubSub {
             })
             .collect();
         Ok(Self { publishers: Arc::new(publishers), ..bus })
+    }
+
+    /// The same, which also keeps the topics' schemas in place, or does not care about them.
+    #[must_use]
+    pub fn with_schemas(self, with_schemas: bool) -> Self {
+        Self { with_schemas, ..self }
+    }
+
+    /// Creates what is missing, and gives the topics their schemas where that is wanted.
+    async fn put_in_place(&self) -> Result<(), Error> {
+        self.create_missing().await?;
+        self.keep_schemas(Look::Every).await;
+        Ok(())
     }
 
     pub(super) fn topic(&self, topic: Topic) -> String {
@@ -118,7 +136,7 @@ impl Bus for PubSub {
         let outcomes = futures::future::join_all(answers).await;
         if outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(Error::is_not_found)) {
             // The broker has forgotten the topic; the caller publishes again, to a new one.
-            if let Err(error) = self.create_missing().await {
+            if let Err(error) = self.put_in_place().await {
                 tracing::warn!(%error, "could not create the missing topics");
             }
         }
@@ -153,8 +171,10 @@ impl Bus for PubSub {
     async fn ensure(&self, starting: bool) -> Result<bool, Error> {
         let missing = !self.is_in_place().await?;
         if missing {
-            self.create_missing().await?;
+            self.put_in_place().await?;
             tracing::info!(project = &*self.project, "topics and subscriptions created");
+        } else {
+            self.keep_schemas(if starting { Look::Every } else { Look::Missing }).await;
         }
         if starting && self.emulated {
             // Also where this was begun before and broke off in the middle: then subscriptions push to nowhere.

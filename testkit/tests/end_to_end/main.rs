@@ -14,4 +14,5 @@ mod messages;
 mod outages;
 mod republishing;
 mod requests;
+mod schemas;
 mod telemetry;
