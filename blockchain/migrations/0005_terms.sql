@@ -23,3 +23,13 @@ create table kill_switch (
     number bigint not null,
     changed_at bigint not null
 );
+
+-- How far the campaign service's ledger was read, by whose numbering, and the seal that stood there: what it has shown once
+-- it must show again.
+create table seen_ledger (
+    -- 16 hexadecimal digits.
+    issuer text constraint seen_ledger_pkey primary key,
+    sequence bigint not null,
+    seal text not null,
+    seen_at bigint not null
+);

@@ -1,4 +1,6 @@
-//! `GET /health`, `GET /stats`, and the dead letters.
+//! `GET /health`, `GET /stats`, the kill switch, and the dead letters.
+
+mod kill_switch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
+pub use kill_switch::Switchboard;
 use serde::Serialize;
 use shared::clock::Clock;
 use shared::db;
@@ -41,9 +44,10 @@ pub struct Stats {
 }
 
 /// The routes of the service at work.
-pub fn routes(health: Health, stats: Stats, letters: DeadLetters) -> Router {
+pub fn routes(health: Health, stats: Stats, letters: DeadLetters, switchboard: Switchboard) -> Router {
     starting_routes(health)
         .route("/stats", get(answer_stats).with_state(Arc::new(stats)))
+        .merge(kill_switch::routes(switchboard))
         .merge(Router::from(dead_letter::api::routes()).with_state(letters))
 }
 

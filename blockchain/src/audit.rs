@@ -10,6 +10,7 @@ pub mod command;
 pub mod periodic;
 pub mod reader;
 pub mod report;
+pub mod seals;
 
 use std::fmt;
 

@@ -47,6 +47,7 @@ use shared::worker::{Schedule, until_reachable};
 use shared::{db, http};
 use tokio::sync::Notify;
 
+use crate::api::Switchboard;
 use crate::audit::auditor::Auditor;
 use crate::audit::periodic::{FOLLOW, PeriodicAudit};
 use crate::chain::{Chain, Rpc};
@@ -76,6 +77,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "audit_read:committed",
     "audit_requeue:commit",
     "audit_requeue:committed",
+    "audit_seals:commit",
+    "audit_seals:committed",
     "audit_step_back:commit",
     "audit_step_back:committed",
     "dead_letter:commit",
@@ -177,7 +180,8 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
         deployment,
     };
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
-    let routes_now = api::routes(health.clone(), stats, letters.clone());
+    let switchboard = Switchboard { store: store.clone(), clock: clock.clone(), queue_ready: Arc::clone(&queue_ready) };
+    let routes_now = api::routes(health.clone(), stats, letters.clone(), switchboard);
     routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));

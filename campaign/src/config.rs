@@ -3,17 +3,38 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use shared::pubsub;
 use shared::telemetry::LogFormat;
 
 use crate::domain::Patience;
+use crate::rebuild::Rebuild;
 use crate::store::Policy;
 
 /// Accepts token-grant requests over HTTP and shows their status.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "campaign", version)]
+#[derive(Debug, Parser)]
+#[command(name = "campaign", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Something else than to run the service.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How the service runs.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What the program can do besides running the service.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Work all tables out from the ledger once more, and compare.
+    Rebuild(Rebuild),
+}
+
+/// How the service runs.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Config {
     /// Address and port to serve HTTP on.
     #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8080")]
@@ -77,6 +98,6 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
-        Config::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

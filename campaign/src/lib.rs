@@ -10,6 +10,7 @@ pub mod domain;
 pub mod latency;
 pub mod merkle;
 pub mod operator;
+pub mod rebuild;
 pub mod republisher;
 pub mod store;
 pub mod subscriber;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-pub use config::Config;
+pub use config::{Cli, Config};
 use operator::Operator;
 use republisher::Republisher;
 use shared::clock::Clock;

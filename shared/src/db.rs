@@ -6,6 +6,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ pub enum Error {
         folder: String,
         /// Why not.
         source: std::io::Error,
+    },
+    /// There is no such file of SQLite.
+    #[error("there is no database at DATABASE_URL: {file} does not exist")]
+    Missing {
+        /// The file.
+        file: String,
     },
     /// A stored value breaks a rule of its type: the database was changed by another program.
     #[error("the stored {column} is not valid: {reason}")]
@@ -160,7 +167,7 @@ impl Database {
     async fn open_sqlite(url: &str) -> Result<Self> {
         let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
         let path = path.split('?').next().unwrap_or(path);
-        if let Some(folder) = std::path::Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder)
                 .await
                 .map_err(|source| Error::Folder { folder: folder.display().to_string(), source })?;
@@ -262,6 +269,19 @@ impl Database {
         if tokio::time::timeout(Duration::from_secs(2), closed).await.is_err() {
             tracing::warn!("database connections were still in use");
         }
+    }
+}
+
+/// Refuses a file that does not exist, which opening would create.
+///
+/// # Errors
+///
+/// [`Error::Missing`].
+pub fn ensure_exists(url: &SecretString) -> Result<()> {
+    let path = url.expose_secret().strip_prefix("sqlite:").map(|rest| rest.trim_start_matches("//"));
+    match path.and_then(|path| path.split('?').next()) {
+        Some(file) if !Path::new(file).exists() => Err(Error::Missing { file: file.to_owned() }),
+        _ => Ok(()),
     }
 }
 

@@ -387,7 +387,7 @@ fn account(key: &str) -> Address {
 /// The definition of a service's arguments, or of the deployment's.
 fn command(name: &str) -> clap::Command {
     match name {
-        "campaign" => campaign::Config::command(),
+        "campaign" => campaign::Cli::command(),
         "blockchain" => Cli::command(),
         "deploy" => Cli::command().find_subcommand("deploy").unwrap().clone(),
         _ => panic!("{name} is no command"),
@@ -436,7 +436,7 @@ fn parsed<P: CommandFactory + FromArgMatches>(
 /// What a service finds wrong with an environment at start.
 fn problems(name: &str, environment: &Environment) -> String {
     let found = match name {
-        "campaign" => parsed::<campaign::Config>(&[], environment).err().map(anyhow::Error::from),
+        "campaign" => parsed::<campaign::Cli>(&[], environment).err().map(anyhow::Error::from),
         _ => match parsed::<Cli>(&[], environment) {
             Ok(cli) => cli.config.validate().err().map(anyhow::Error::from),
             Err(error) => Some(error.into()),
@@ -447,7 +447,7 @@ fn problems(name: &str, environment: &Environment) -> String {
 
 fn shutdown_deadline(name: &str, environment: &Environment) -> u64 {
     match name {
-        "campaign" => parsed::<campaign::Config>(&[], environment).unwrap().shutdown_deadline_seconds,
+        "campaign" => parsed::<campaign::Cli>(&[], environment).unwrap().config.shutdown_deadline_seconds,
         _ => parsed::<Cli>(&[], environment).unwrap().config.shutdown_deadline_seconds,
     }
 }

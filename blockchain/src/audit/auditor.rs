@@ -10,12 +10,13 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use shared::clock::Clock;
 use shared::db;
+use shared::id::Issuer;
 use tokio::sync::Notify;
 
 use super::campaign::{self, CampaignLedger};
 use super::reader::{self, Chunk, Reader, Reading};
 use super::report::Report;
-use super::{ChainPayment, Entry, Horizon, Kind, Ledger, Verdict, compare};
+use super::{ChainPayment, Entry, Horizon, Kind, Ledger, Verdict, compare, seals};
 use crate::chain::Chain;
 use crate::config::{ChainSettings, Config};
 use crate::contract::base_units;
@@ -84,6 +85,7 @@ enum Phase {
     Payments { after: Option<GrantId> },
     Events { after: Option<Place> },
     Grants { after: Option<u64> },
+    Seals { issuer: Issuer },
     Done,
 }
 
@@ -178,10 +180,12 @@ impl Auditor {
                 None => Phase::Done,
             },
             Phase::Grants { after } => match self.compare_grants(after, horizon, &mut round.report).await? {
-                Some(last) => Phase::Grants { after: Some(last) },
-                None => Phase::Done,
+                (_, Some(last)) => Phase::Grants { after: Some(last) },
+                (Some(issuer), None) => Phase::Seals { issuer },
+                (None, None) => Phase::Done,
             },
-            Phase::Done => Phase::Done,
+            Phase::Seals { issuer } if self.follow_seals(issuer, &mut round.report).await? => Phase::Seals { issuer },
+            Phase::Seals { .. } | Phase::Done => Phase::Done,
         };
         if round.phase != Phase::Done {
             return Ok(true);
@@ -303,14 +307,39 @@ impl Auditor {
         Ok(last.map(|(payment, _)| (payment.block_number, payment.log_index)))
     }
 
-    /// A page of the campaign service's ledger against the chain; returns its last number if there is another page.
+    /// A page of the campaign service's ledger of events, behind what was read before; says whether there may be another.
+    async fn follow_seals(&self, issuer: Issuer, report: &mut Report) -> Result<bool, Error> {
+        let Some(campaign) = &self.campaign else { return Ok(false) };
+        let seen = self.store.seen_ledger(issuer).await?;
+        let page = campaign.entries(seen.sequence.saturating_sub(1)).await?;
+        let sealed = report.sealed.get_or_insert_default();
+        match seals::follow(seen, &page) {
+            Ok(now) => {
+                sealed.entries += now.sequence - seen.sequence;
+                sealed.sequence = now.sequence;
+                if now != seen {
+                    self.store.remember_ledger(issuer, now, self.clock.now()).await?;
+                }
+                Ok(page.len() == usize::from(campaign::PAGE))
+            }
+            Err(broken) => {
+                sealed.sequence = seen.sequence;
+                sealed.broken = Some(broken);
+                report.equal = false;
+                Ok(false)
+            }
+        }
+    }
+
+    /// A page of the campaign service's ledger against the chain; returns whose numbering it is, and its last number if
+    /// there is another page.
     async fn compare_grants(
         &self,
         after: Option<u64>,
         horizon: Horizon,
         report: &mut Report,
-    ) -> Result<Option<u64>, Error> {
-        let Some(campaign) = &self.campaign else { return Ok(None) };
+    ) -> Result<(Option<Issuer>, Option<u64>), Error> {
+        let Some(campaign) = &self.campaign else { return Ok((None, None)) };
         let campaign::Page { issuer, grants, next_after } = campaign.page(after).await?;
         let Deployment { wallets, decimals, .. } = &self.deployment;
         let entries: Vec<_> = grants.iter().map(|grant| grant.entry(issuer, wallets, *decimals)).collect();
@@ -330,7 +359,7 @@ impl Auditor {
             }
             let last = strangers.last().filter(|_| strangers.len() == usize::from(PAGE));
             let Some((payment, (_, number))) = last.and_then(|last| Some((last, last.grant_id.number()?))) else {
-                return Ok(next_after);
+                return Ok((Some(issuer), next_after));
             };
             span.after = Some((number, Some((payment.block_number, payment.log_index))));
         }

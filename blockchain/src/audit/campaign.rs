@@ -5,6 +5,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, U256};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use shared::id::{Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use url::Url;
 
@@ -12,8 +13,8 @@ use super::{Claim, Entry};
 use crate::contract::base_units;
 use crate::domain::{GrantId, Wallets};
 
-/// How many grants a page has.
-const PAGE: u16 = 500;
+/// How many grants or entries a page has.
+pub(super) const PAGE: u16 = 500;
 
 /// How long a page may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub enum Error {
 pub struct CampaignLedger {
     client: reqwest::Client,
     grants: Url,
+    events: Url,
 }
 
 /// A page of it.
@@ -66,6 +68,7 @@ pub struct Grant {
 #[serde(rename_all = "snake_case")]
 enum State {
     Completed,
+    #[serde(alias = "expired", alias = "cancelled")]
     Failed,
     /// Whatever else there is, or will be: none of them is final.
     #[serde(other)]
@@ -87,9 +90,12 @@ impl CampaignLedger {
     /// When this machine cannot make HTTP requests.
     pub fn new(base: &Url) -> Result<Self, Error> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(unreachable)?;
-        let mut grants = base.clone();
-        grants.set_path(&format!("{}/grants", base.path().trim_end_matches('/')));
-        Ok(Self { client, grants })
+        let below = |name: &str| {
+            let mut url = base.clone();
+            url.set_path(&format!("{}/{name}", base.path().trim_end_matches('/')));
+            url
+        };
+        Ok(Self { client, grants: below("grants"), events: below("events") })
     }
 
     /// The page behind this number.
@@ -98,14 +104,7 @@ impl CampaignLedger {
     ///
     /// When the service does not answer with one.
     pub async fn page(&self, after: Option<u64>) -> Result<Page, Error> {
-        let mut request = self.client.get(self.grants.clone()).query(&[("limit", u64::from(PAGE))]);
-        if let Some(after) = after {
-            request = request.query(&[("after", after)]);
-        }
-        let answer = request.send().await.and_then(reqwest::Response::error_for_status).map_err(unreachable)?;
-        let text = answer.text().await.map_err(unreachable)?;
-        let Answer { issuer, grants, next_after } =
-            serde_json::from_str(&text).map_err(|error| Error::Malformed(error.to_string()))?;
+        let Answer { issuer, grants, next_after } = self.ask(&self.grants, after).await?;
         let ascends = grants.is_sorted_by(|a, b| a.number < b.number)
             && grants.first().is_none_or(|first| after.is_none_or(|after| first.number > after))
             && next_after.is_none_or(|next| grants.last().is_some_and(|last| last.number == next));
@@ -113,6 +112,30 @@ impl CampaignLedger {
             return Err(Error::Malformed("its grants are not in the order of their numbers".to_owned()));
         }
         Ok(Page { issuer, grants, next_after })
+    }
+
+    /// Up to [`PAGE`] entries of the ledger of events, those numbered above this.
+    ///
+    /// # Errors
+    ///
+    /// When the service does not answer with them.
+    pub async fn entries(&self, after: u64) -> Result<Vec<shared::ledger::Entry>, Error> {
+        #[derive(Deserialize)]
+        struct Entries {
+            events: Vec<shared::ledger::Entry>,
+        }
+        let Entries { events } = self.ask(&self.events, Some(after)).await?;
+        Ok(events)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, url: &Url, after: Option<u64>) -> Result<T, Error> {
+        let mut request = self.client.get(url.clone()).query(&[("limit", PAGE)]);
+        if let Some(after) = after {
+            request = request.query(&[("after", after)]);
+        }
+        let answer = request.send().await.and_then(reqwest::Response::error_for_status).map_err(unreachable)?;
+        let text = answer.text().await.map_err(unreachable)?;
+        serde_json::from_str(&text).map_err(|error| Error::Malformed(error.to_string()))
     }
 }
 

@@ -1,14 +1,12 @@
 //! `blockchain audit`: one audit, for an operator or a scheduler. It may run beside the service.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::Args;
-use secrecy::ExposeSecret;
 use shared::clock::Clock;
-use shared::telemetry;
+use shared::{db, telemetry};
 
 use super::auditor::{Auditor, Error};
 use super::reader::Reading;
@@ -37,7 +35,7 @@ pub struct Audit {
     #[arg(long)]
     pub repair: bool,
 
-    /// Forget what was read of the chain before, and read all of it again.
+    /// Forget what was read before of the chain and of the campaign service's events, and read all of it again.
     #[arg(long)]
     pub read_again: bool,
 }
@@ -71,7 +69,7 @@ impl Audit {
 
     async fn report(&self) -> anyhow::Result<Report> {
         let settings = self.config.validate_without_signer()?;
-        self.check_database()?;
+        db::ensure_exists(&self.config.database_url)?;
         let chain: Arc<dyn Chain> = Arc::new(Rpc::connect(&settings.rpc_urls)?);
         let (deployment, chain_id) = Deployment::verify_without_signer(&*chain, settings.addresses).await?;
         let store = Store::open(&self.config.database_url).await.context("cannot open the database of DATABASE_URL")?;
@@ -81,20 +79,11 @@ impl Audit {
         };
         if self.read_again {
             store.forget_chain(&auditor.reader.source).await?;
+            store.forget_ledgers().await?;
         }
         let report = audit(&auditor).await;
         store.database().close().await;
         report
-    }
-
-    /// A file that is missing would be created, and an empty ledger compared.
-    fn check_database(&self) -> anyhow::Result<()> {
-        let url = self.config.database_url.expose_secret();
-        if let Some(file) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next())
-        {
-            ensure!(Path::new(file).exists(), "there is no database at DATABASE_URL: {file} does not exist");
-        }
-        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::auditor::{Auditor, Error, Round};
 use super::reader::Reading;
 use super::report::{Difference, Report};
+use super::seals::{Broken, Sealed};
 use super::{Kind, Ledger};
 
 /// How often the chain is read: often enough that what has come meanwhile fits into memory.
@@ -98,6 +99,13 @@ impl PeriodicAudit {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds have 41 bits")]
             metrics::gauge!("audit_finished_timestamp_seconds", "ledger" => ledger.as_str())
                 .set(finished as f64 / 1000.0);
+        }
+        if let Some(Sealed { sequence, broken, .. }) = &report.sealed {
+            metrics::gauge!("audit_ledger_sequence").set(number(*sequence));
+            metrics::gauge!("audit_ledger_broken").set(f64::from(u8::from(broken.is_some())));
+            if let Some(Broken { sequence, reason }) = broken {
+                tracing::error!(sequence, reason, "the campaign service's ledger of events was changed");
+            }
         }
         metrics::gauge!("audit_block_number").set(number(report.chain.next_block.saturating_sub(1)));
         metrics::counter!("audit_repairs_total").increment(report.repaired);

@@ -8,6 +8,7 @@ use alloy::primitives::{Address, B256, U256};
 use serde::Serialize;
 use shared::id::RequestId;
 
+use super::seals::{Broken, Sealed};
 use super::{ChainPayment, Claim, Entry, Kind, Ledger, Verdict};
 use crate::store::Source;
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub chain: Read,
     /// What was read of each ledger, and how it differs.
     pub ledgers: BTreeMap<Ledger, Compared>,
+    /// What was read of the campaign service's ledger of events, where it was.
+    pub sealed: Option<Sealed>,
     /// Differences of all ledgers, by kind.
     pub counts: BTreeMap<Kind, u64>,
     /// Payments whose lost result was recorded by this audit. They are no differences any more.
@@ -136,6 +139,7 @@ impl Report {
                 payments: 0,
             },
             ledgers: BTreeMap::new(),
+            sealed: None,
             counts: BTreeMap::new(),
             repaired: 0,
             differences: Vec::new(),
@@ -156,12 +160,12 @@ impl Report {
 
     /// Leaves a ledger out, and all that was found in it.
     pub fn leave_out(&mut self, ledger: Ledger) {
-        let Some(compared) = self.ledgers.remove(&ledger) else { return };
-        for (kind, count) in compared.differences {
+        for (kind, count) in self.ledgers.remove(&ledger).unwrap_or_default().differences {
             *self.counts.entry(kind).or_default() -= count;
         }
         self.counts.retain(|_, count| *count > 0);
         self.differences.retain(|difference| difference.ledger != ledger);
+        self.sealed = None;
         self.equal = self.counts.is_empty();
     }
 
@@ -246,11 +250,20 @@ impl fmt::Display for Report {
             let name = ledger.as_str();
             writeln!(f, "ledger of {name}: {grants} grants, {completed} completed, {on_their_way} on their way")?;
         }
+        if let Some(Sealed { entries, sequence, broken }) = &self.sealed {
+            writeln!(f, "events of campaign: up to {sequence}, {entries} of them new")?;
+            if let Some(Broken { sequence, reason }) = broken {
+                writeln!(f, "\nTHE LEDGER OF EVENTS WAS CHANGED: entry {sequence}: {reason}")?;
+            }
+        }
         if self.repaired > 0 {
             writeln!(f, "repaired: {} payments whose result was lost", self.repaired)?;
         }
         if self.equal {
             return writeln!(f, "ledger and chain are equal");
+        }
+        if self.counts.is_empty() {
+            return Ok(());
         }
         writeln!(f, "\nledger and chain differ: {} differences", self.total())?;
         for (kind, count) in &self.counts {

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_default_patience_spans_a_day() {
-        let patience = crate::Config::parse_from(["campaign"]).patience();
+        let patience = crate::Cli::parse_from(["campaign"]).config.patience();
         let mut grant = grant();
         grant.publish_again_at = Some(from_micros(0) + patience.first_wait);
         let due = wait_in_vain(&mut grant, patience);

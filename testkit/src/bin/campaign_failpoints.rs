@@ -2,10 +2,14 @@
 
 use std::process::ExitCode;
 
-use campaign::Config;
+use campaign::config::{Cli, Command};
 use clap::Parser as _;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    campaign::run(Config::parse()).await
+    let Cli { command, config } = Cli::parse();
+    match command {
+        None => campaign::run(config).await,
+        Some(Command::Rebuild(rebuild)) => rebuild.run().await,
+    }
 }

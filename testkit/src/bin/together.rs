@@ -17,7 +17,7 @@ async fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let mut parts = arguments.splitn(2, |argument| argument == "--").map(<[String]>::to_vec);
     let mut of = |name: &str| once(name.to_owned()).chain(parts.next().unwrap_or_default());
-    let campaign = campaign::Config::parse_from(of("campaign"));
+    let campaign::Cli { config: campaign, .. } = campaign::Cli::parse_from(of("campaign"));
     let Cli { config: blockchain, .. } = Cli::parse_from(of("blockchain"));
 
     let metrics = telemetry::start(campaign.log_format);
