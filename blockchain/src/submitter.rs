@@ -58,9 +58,6 @@ pub enum Error {
     /// The contract takes no batch at all for now.
     #[error("{0}; grants wait")]
     Held(String),
-    /// Somebody has stopped all payments.
-    #[error("the kill switch is engaged; grants wait")]
-    Stopped,
 }
 
 /// How transactions are made.
@@ -192,8 +189,11 @@ impl Worker for Submitter {
         if self.expire().await? {
             return Ok(Progress::Worked);
         }
-        if self.sender.store.kill_switch().await?.is_engaged() {
-            return Err(Error::Stopped);
+        let is_stopped = self.sender.store.kill_switch().await?.is_engaged();
+        metrics::gauge!("kill_switch_engaged").set(u8::from(is_stopped));
+        if is_stopped {
+            // That is as it should be, and no reason to take the service out of rotation.
+            return Ok(Progress::Idle);
         }
         if self.sender.store.pending(lane.id).await?.len() >= self.limits.in_flight {
             return Ok(Progress::Idle);

@@ -89,7 +89,7 @@ pub struct Grant {
     pub campaign_id: String,
     /// How many whole tokens.
     pub token_amount: u64,
-    /// Where it stands; `completed` and `failed` are final.
+    /// Where it stands; `completed`, `failed`, `expired` and `cancelled` are final.
     pub state: String,
     /// Who paid it, once somebody did.
     #[serde(default)]
@@ -114,7 +114,7 @@ impl Grant {
     /// Whether it will never change again.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self.state.as_str(), "completed" | "failed")
+        matches!(self.state.as_str(), "completed" | "failed" | "expired" | "cancelled")
     }
 
     /// From acceptance to being known as minted.
@@ -227,6 +227,22 @@ impl CampaignClient {
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         answer(self.client.post(format!("{}{path}", self.base)).json(body)).await
     }
+
+    /// Any path, by PUT, with a JSON body.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        answer(self.client.put(format!("{}{path}", self.base)).json(body)).await
+    }
+
+    /// Any path, by DELETE.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        answer(self.client.delete(format!("{}{path}", self.base))).await
+    }
 }
 
 /// The blockchain service.
@@ -275,6 +291,14 @@ impl BlockchainClient {
     /// When the service does not answer.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         answer(self.client.post(format!("{}{path}", self.base)).json(body)).await
+    }
+
+    /// Any path, by PUT, with a JSON body.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        answer(self.client.put(format!("{}{path}", self.base)).json(body)).await
     }
 }
 

@@ -30,6 +30,7 @@ on_both_databases! {
     an_audit_goes_on_after_kill_9,
     the_service_audits_itself_and_stays_ready,
     what_cannot_be_looked_at_is_neither_equal_nor_different,
+    a_ledger_of_events_that_was_changed_is_noticed,
 }
 
 /// What an audit printed, and its exit status.
@@ -94,7 +95,7 @@ async fn database(service: &Service) -> Result<AnyConnection> {
 }
 
 /// Changes rows behind the service's back; each statement changes one.
-async fn change(service: &Service, statements: &[&str]) -> Result<()> {
+pub(crate) async fn change(service: &Service, statements: &[&str]) -> Result<()> {
     let mut database = database(service).await?;
     for statement in statements {
         let changed = sqlx::query(AssertSqlSafe((*statement).to_owned())).execute(&mut database).await?;
@@ -359,6 +360,32 @@ async fn a_lost_result_is_repaired_and_reaches_the_campaign(builder: Builder) ->
     assert!(stack.blockchain_client().get("/metrics").await.is_ok());
     assert_paid_exactly_once(&stack, &ids).await?;
     audit(&stack, &[]).await?.assert_equal();
+    stack.stop().await
+}
+
+async fn a_ledger_of_events_that_was_changed_is_noticed(builder: Builder) -> Result<()> {
+    let stack = builder.start().await?;
+    let ids = request_grants(&stack, "summer", 3).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    let sound = audit(&stack, &[]).await?;
+    sound.assert_equal();
+    let read = sound.report["sealed"]["sequence"].as_u64().unwrap();
+    assert_eq!((read >= 10, &sound.report["sealed"]["broken"]), (true, &Value::Null), "{}", sound.report);
+    assert_eq!(audit(&stack, &[]).await?.report["sealed"]["entries"], 0, "what was read is not read again");
+
+    // The last entry, which this audit has seen.
+    change(&stack.campaign, &[&format!("update event set actor = 'mallory' where sequence = {read}")]).await?;
+    audit(&stack, &[]).await?.assert_equal();
+    let changed = audit(&stack, &["--read-again"]).await?;
+    assert_eq!((changed.status, &changed.report["sealed"]["broken"]["sequence"]), (1, &json!(read)));
+    assert_eq!(changed.report["differences"], json!([]), "the grants are as they were");
+
+    change(&stack.campaign, &[&format!("update event set actor = 'blockchain' where sequence = {read}")]).await?;
+    audit(&stack, &["--read-again"]).await?.assert_equal();
+    change(&stack.campaign, &[&format!("delete from event where sequence = {read}")]).await?;
+    let (status, told) = run(&command(&stack, &[]), &stack).await?;
+    assert_eq!(status, 1, "{told}");
+    assert!(told.contains(&format!("THE LEDGER OF EVENTS WAS CHANGED: entry {read}: it was read before")), "{told}");
     stack.stop().await
 }
 

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod audit;
+mod campaigns;
 mod configuration;
 mod crashes;
 mod dead_letters;
