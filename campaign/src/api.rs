@@ -1,5 +1,6 @@
 //! The HTTP interface, one endpoint a file. The OpenAPI document is made from the same code.
 
+mod bulk;
 mod campaigns;
 mod events;
 mod export;
@@ -20,6 +21,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, get};
 use axum::{Json, Router};
+pub use bulk::Loader;
 use shared::clock::Clock;
 use shared::dead_letter::{self, DeadLetters};
 use shared::http::Problem;
@@ -52,7 +54,14 @@ struct Context {
     letters: DeadLetters,
     republisher: Arc<Republisher>,
     operator: Operator,
+    loader: Loader,
     clock: Clock,
+}
+
+impl FromRef<Context> for Loader {
+    fn from_ref(context: &Context) -> Self {
+        context.loader.clone()
+    }
 }
 
 impl FromRef<Context> for Operator {
@@ -98,12 +107,12 @@ pub fn routes(
     letters: DeadLetters,
     republisher: Arc<Republisher>,
     operator: Operator,
-    clock: Clock,
+    loader: Loader,
 ) -> Router {
     let (router, mut document) = documented().split_for_parts();
     complete(&mut document);
     router
-        .with_state(Context { store, acceptor, letters, republisher, operator, clock })
+        .with_state(Context { clock: loader.clock.clone(), store, acceptor, letters, republisher, operator, loader })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
 }
@@ -132,6 +141,11 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(events::all))
         .routes(routes!(kill_switch::get, kill_switch::put))
         .merge(dead_letter::api::routes())
+        .routes(routes!(bulk::job))
+        .merge(
+            // It is never in memory as a whole.
+            OpenApiRouter::new().routes(routes!(bulk::upload)).layer(DefaultBodyLimit::disable()),
+        )
         .merge(
             // A list of ten thousand users is long.
             OpenApiRouter::new()

@@ -5,6 +5,7 @@
 
 pub mod acceptor;
 pub mod api;
+pub mod bulk;
 pub mod config;
 pub mod domain;
 pub mod latency;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use api::Loader;
 pub use config::{Cli, Config};
 use operator::Operator;
 use republisher::Republisher;
@@ -45,6 +47,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "accept:committed",
     "apply:commit",
     "apply:committed",
+    "begin_job:commit",
+    "begin_job:committed",
     "cancel:commit",
     "cancel:committed",
     "change_campaign:commit",
@@ -53,7 +57,11 @@ pub const FAIL_POINTS: &[&str] = &[
     "dead_letter:committed",
     "discard:commit",
     "discard:committed",
+    "end_job:commit",
+    "end_job:committed",
     "inbox:consumed",
+    "load:commit",
+    "load:committed",
     "redrive:commit",
     "redrive:committed",
     "relay:commit",
@@ -120,8 +128,13 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let republisher =
         Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready), config.patience()));
     let operator = Operator::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready));
-    let routes_now =
-        api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher), operator, clock.clone());
+    let loader = Loader {
+        store: store.clone(),
+        clock: clock.clone(),
+        policy: config.policy(),
+        outbox_ready: Arc::clone(&outbox_ready),
+    };
+    let routes_now = api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher), operator, loader);
     routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(

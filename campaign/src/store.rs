@@ -7,6 +7,7 @@ mod accept;
 mod adopt;
 mod campaigns;
 mod history;
+mod jobs;
 mod ledger;
 mod projection;
 mod queries;
@@ -17,6 +18,7 @@ mod statistics;
 
 pub use accept::Policy;
 pub use campaigns::{Change, KillSwitch};
+pub use jobs::{Job, Rejection};
 pub use queries::{GrantFilter, Holding, Page, Totals};
 pub use rebuild::{Difference, Rebuilt};
 pub use republish::{Cancellation, Open, Republished, WhichGrants};

@@ -30,6 +30,7 @@ use blockchain::signer::Signer;
 use blockchain::store::{LaneId, Source};
 use blockchain::submitter::{Limits, Submitter};
 use blockchain::transaction::Patience;
+use campaign::api::Loader;
 use campaign::operator::Operator;
 use campaign::republisher::Republisher;
 use campaign::store::Policy;
@@ -214,8 +215,10 @@ impl Campaign {
         let operator = Operator::new(store.clone(), clock.clone(), Arc::clone(&outbox_ready));
         let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), outbox_ready, patience));
         let again = Arc::clone(&republisher);
+        let (policy, outbox_ready) = (settings.policy(), Arc::default());
+        let loader = Loader { store: store.clone(), clock: clock.clone(), policy, outbox_ready };
         Ok(Self {
-            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), again, operator, clock.clone()),
+            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), again, operator, loader),
             writer: Box::pin(writer.run(CancellationToken::new())),
             relay: Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()).telling(store.clone()),
             republisher,

@@ -16,7 +16,7 @@ use crate::domain::campaign::Refusal;
 use crate::domain::{Grant, GrantRequest};
 
 /// The header that names a request.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// Ask for tokens to be paid.
 ///
@@ -83,13 +83,21 @@ pub(super) async fn handle(
     };
     let arrival = Arrival { user_id, campaign_id, wallet_address, token_amount, expires_at, key, trace };
 
-    match acceptor.accept(arrival).await {
-        Ok(Decision::New(grant)) => Ok(answer(StatusCode::ACCEPTED, grant)),
-        Ok(Decision::Repeat(grant)) => Ok(answer(StatusCode::OK, grant)),
-        Ok(Decision::KeyReused { earlier }) => Err(key_reused(&earlier).into()),
-        Ok(Decision::AlreadyGranted { earlier }) => Err(already_granted(&earlier).into()),
-        Ok(Decision::Refused(refusal)) => Err(refused(refusal).into()),
-        Err(error) => Err(Problem::unavailable().detail(error.to_string()).into()),
+    let decision = acceptor.accept(arrival).await.map_err(|error| Problem::unavailable().detail(error.to_string()))?;
+    match (problem_of(&decision), decision) {
+        (_, Decision::New(grant)) => Ok(answer(StatusCode::ACCEPTED, grant)),
+        (_, Decision::Repeat(grant)) => Ok(answer(StatusCode::OK, grant)),
+        (problem, _) => Err(problem.unwrap_or_else(Problem::internal).into()),
+    }
+}
+
+/// What whoever asked is told, if there is no grant to show.
+pub(super) fn problem_of(decision: &Decision) -> Option<Problem> {
+    match decision {
+        Decision::New(_) | Decision::Repeat(_) => None,
+        Decision::KeyReused { earlier } => Some(key_reused(earlier)),
+        Decision::AlreadyGranted { earlier } => Some(already_granted(earlier)),
+        Decision::Refused(refusal) => Some(refused(*refusal)),
     }
 }
 

@@ -10,6 +10,7 @@ use shared::id::{CampaignId, IdempotencyKey, UserId};
 use shared::ledger::Cause;
 use shared::outbox::Pending;
 
+use super::ledger::Ledger;
 use super::{Store, grant, grant_columns};
 use crate::domain::admission::{Answer, Arrival, Decision, Known};
 use crate::domain::campaign::{Campaign, Participant, Refusal, Spec};
@@ -32,6 +33,19 @@ impl Store {
     /// When nothing was committed.
     pub async fn accept(&self, arrivals: &[Arrival], now: DateTime<Utc>, policy: Policy) -> db::Result<Vec<Decision>> {
         let mut ledger = self.ledger("accept", now).await?;
+        let decisions = self.decide(&mut ledger, arrivals, now, policy).await?;
+        ledger.commit().await?;
+        Ok(decisions)
+    }
+
+    /// Decides all the arrivals, and records what is new.
+    pub(super) async fn decide(
+        &self,
+        ledger: &mut Ledger,
+        arrivals: &[Arrival],
+        now: DateTime<Utc>,
+        policy: Policy,
+    ) -> db::Result<Vec<Decision>> {
         let mut known = known(&mut ledger.tx, arrivals).await?;
         let campaigns: Vec<_> = arrivals.iter().map(|arrival| &arrival.campaign_id).collect();
         ledger.projection.load_campaigns(&mut ledger.tx, &campaigns).await?;
@@ -75,7 +89,6 @@ impl Store {
             }
             decisions.push(decision);
         }
-        ledger.commit().await?;
         Ok(decisions)
     }
 }

@@ -65,19 +65,39 @@ impl Fields {
             return Err(Problem::malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE)
                 .detail("a body must be JSON, with the header Content-Type: application/json"));
         }
+        let fields = Self::from_object(body)?;
+        if !query.values.is_empty() {
+            return Err(Problem::malformed(StatusCode::BAD_REQUEST)
+                .detail("give the fields in the query string or in the body, not in both"));
+        }
+        Ok(fields)
+    }
+
+    /// The fields of a JSON object.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn from_object(text: &[u8]) -> Result<Self, Problem> {
         let bad = |detail: String| Problem::malformed(StatusCode::BAD_REQUEST).detail(detail);
-        let Members(members) = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        let Members(members) = serde_json::from_slice(text).map_err(|error| match error.classify() {
             Category::Data => bad("the body must be a JSON object".to_owned()),
             _ => bad(format!("the body is not JSON: {error}")),
         })?;
-        if !query.values.is_empty() {
-            return Err(bad("give the fields in the query string or in the body, not in both".to_owned()));
-        }
-        let mut fields = query;
+        let mut fields = Self::default();
         for (name, value) in members {
             fields.insert(name, value);
         }
         Ok(fields)
+    }
+
+    /// Fields that are texts.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut fields = Self::default();
+        for (name, text) in pairs {
+            fields.insert(name, Value::String(text));
+        }
+        fields
     }
 
     /// Takes a header as a field of the same name; the query string or the body may give it too, as `alias`.
