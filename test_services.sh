@@ -57,6 +57,19 @@ minted() {
     done
 }
 
+# ended NAME REQUEST_ID STATES: the grant soon ends in one of these states (words with spaces between them), left in $state.
+ended() {
+    deadline=$(($(date +%s) + patience))
+    while :; do
+        call GET "$campaign/grants/$2"
+        state=$(field state)
+        case " $3 " in *" $state "*) pass "$1"; return ;; esac
+        case $state in completed | failed | expired | cancelled) fail "$1" "it is $state: $answer"; return ;; esac
+        [ "$(date +%s)" -lt "$deadline" ] || { fail "$1" "still $state after $patience s: $answer"; return; }
+        sleep 0.2
+    done
+}
+
 # Both services
 
 for service in "$campaign" "$blockchain"; do
@@ -134,6 +147,100 @@ for user in carol dave erin; do
 done
 minted 'the grant to a named wallet is minted' "$bob"
 for grant in $several; do minted "grant $grant is minted" "$grant"; done
+
+# Campaigns: a budget is reserved, spent and never exceeded
+
+autumn="$campaign/campaigns/autumn-$run"
+ask="$campaign/token-request?campaign_id=autumn-$run"
+call GET "$autumn"
+is 'a campaign that nobody has made' 404 'campaign-not-found'
+settings='{"name":"Autumn cup","amount":5,"budget":12,"changed_by":"test_services.sh","reason":"a check"}'
+call PUT "$autumn" -H "$json" -d "$settings"
+is 'a campaign is made' 201 '"reserved" *: *0, *"spent" *: *0, *"budget_left" *: *12'
+call PUT "$autumn" -H "$json" -d "$settings"
+is 'the same settings again change nothing' 200 '"budget_left" *: *12'
+call PUT "$autumn" -H "$json" -d '{"name":"","amount":0,"budget":-1,"finality":"soon","priority":10}'
+is 'settings that break rules are named' 400 '"amount".*"budget".*"finality".*"priority"'
+call POST "$ask&user_id=carol-$run"
+is 'a request without an amount gets what the campaign pays' 202 '"token_amount" *: *5'
+first=$(field request_id)
+call POST "$ask&user_id=dave-$run"
+is 'a second grant fits the budget' 202
+second=$(field request_id)
+call POST "$ask&user_id=erin-$run"
+is 'a third one does not' 409 'budget-exhausted.*2 tokens are left'
+call POST "$ask&user_id=carol-$run"
+is 'a repeat is answered although nothing is left' 200 "$first"
+minted 'the first grant of the campaign is minted' "$first"
+minted 'the second grant of the campaign is minted' "$second"
+call GET "$autumn"
+is 'what was reserved is spent' 200 '"reserved" *: *0, *"spent" *: *10, *"budget_left" *: *2'
+call GET "$autumn/statistics"
+is 'the campaign has statistics' 200 '"requested" *: *2.*"completed" *: *2.*"distinct_users" *: *2.*"p99_seconds_to_mint"'
+call PATCH "$autumn?budget=9"
+is 'the budget cannot be less than what is spent' 409 'budget-below-spending'
+call PATCH "$autumn?state=paused&budget=100&changed_by=test_services.sh"
+is 'the campaign is paused' 200 '"state" *: *"paused"'
+call POST "$ask&user_id=erin-$run"
+is 'a paused campaign grants nothing' 409 'campaign-not-active'
+call PATCH "$autumn?state=active"
+is 'the campaign goes on' 200 '"state" *: *"active"'
+call GET "$autumn/events"
+is 'what happened to the campaign is told' 200 'CampaignCreated.*test_services.sh.*CampaignChanged.*paused'
+
+# Campaigns: grants that are not wanted any more, or cannot be paid
+
+call DELETE "$campaign/grants/$first"
+is 'a grant that is paid cannot be cancelled' 409 'too-late-to-cancel'
+call POST "$ask&user_id=frank-$run"
+is 'a grant that will be cancelled is accepted' 202
+frank=$(field request_id)
+# A race with the blockchain service, which either may win.
+call DELETE "$campaign/grants/$frank?changed_by=test_services.sh&reason=a+check"
+case $status in
+202 | 409) pass 'its cancellation is asked for, or comes too late' ;;
+*) fail 'its cancellation is asked for, or comes too late' "$status: $answer" ;;
+esac
+ended 'it is cancelled or paid' "$frank" 'cancelled completed'
+if [ "$state" = cancelled ]; then expected=200; else expected=409; fi
+call DELETE "$campaign/grants/$frank"
+is 'and stays so' "$expected"
+call POST "$ask&user_id=gina-$run&expires_at=2020-01-01T00:00:00Z"
+is 'a grant whose time is over is accepted' 202 '"expires_at"'
+ended 'and expires' "$(field request_id)" expired
+call PUT "$campaign/campaigns/elsewhere-$run?name=Elsewhere&amount=5&budget=5&chain_id=987654321"
+is 'a campaign on another chain is made' 201 '"chain_id" *: *987654321'
+call POST "$campaign/token-request?campaign_id=elsewhere-$run&user_id=gina-$run"
+is 'its grant is accepted' 202
+ended 'and fails' "$(field request_id)" failed
+is 'with the reason' 200 '"error_code" *: *"wrong_chain"'
+call GET "$campaign/campaigns/elsewhere-$run"
+is 'and gives its budget back' 200 '"reserved" *: *0, *"spent" *: *0, *"budget_left" *: *5'
+for finished in autumn elsewhere; do
+    call PATCH "$campaign/campaigns/$finished-$run?state=ended"
+    is "campaign $finished is ended" 200 '"state" *: *"ended"'
+done
+call PATCH "$autumn?state=active"
+is 'an ended campaign stays so' 409 'campaign-ended'
+
+# The ledger and what is worked out from it
+
+call GET "$campaign/grants/$first/events"
+is 'what happened to a grant is told' 200 'TokenGrantRequested.*BlockchainTxSubmitted.*Completed.*"seal"'
+call GET "$campaign/grants/$first?at=2020-01-01T00:00:00Z"
+is 'a grant was not there at an earlier time' 404 'grant-not-found'
+call GET "$campaign/events?limit=1"
+is 'the ledger is told from its first entry on' 200 '"sequence" *: *1,.*"seal"'
+call GET "$campaign/grants?campaign_id=autumn-$run&format=csv"
+is 'the grants of a campaign are a file' 200 '^grant_index,request_id,'
+call GET "$campaign/transactions?campaign_id=autumn-$run"
+is 'the transactions of a campaign are listed' 200 '"campaign_id" *: *"autumn-.*"state" *: *"completed"'
+call GET "$campaign/users/carol-$run"
+is 'the tokens of a user are listed' 200 '"holdings" *: *\['
+for service in "$campaign" "$blockchain"; do
+    call GET "$service/kill-switch"
+    is "$service says how its kill switch stands" 200 '"engaged" *: *[tf]'
+done
 
 # Bad input
 
