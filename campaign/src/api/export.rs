@@ -2,6 +2,7 @@
 //!
 //! A file that breaks off because the database failed ends without the end of its last chunk, so that a client notices.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use shared::db;
 use utoipa::ToSchema;
 
@@ -64,11 +66,17 @@ where
         })?;
         let mut text = Vec::from(std::mem::take(&mut head));
         for element in &elements {
-            let value = serde_json::to_value(element).map_err(std::io::Error::other)?;
+            // Never through a map of values, which would put the members of what is sealed in another order.
+            let line = serde_json::to_string(element).map_err(std::io::Error::other)?;
             match format {
-                Format::Csv => text.extend_from_slice(&row(columns.iter().map(|column| cell(&value[*column])))),
+                Format::Csv => {
+                    let members: BTreeMap<String, &RawValue> =
+                        serde_json::from_str(&line).map_err(std::io::Error::other)?;
+                    let cells = columns.iter().map(|column| members.get(*column).map_or_else(String::new, cell));
+                    text.extend_from_slice(&row(cells));
+                }
                 Format::Json | Format::Ndjson => {
-                    text.extend_from_slice(value.to_string().as_bytes());
+                    text.extend_from_slice(line.as_bytes());
                     text.push(b'\n');
                 }
             }
@@ -94,12 +102,13 @@ fn row(cells: impl Iterator<Item = impl AsRef<[u8]>>) -> Bytes {
     writer.into_inner().expect("memory takes what is written").into()
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
+/// A member as it is shown in a cell: a text by itself, what is null as nothing, all else as JSON, to the letter.
+fn cell(member: &&RawValue) -> String {
+    match serde_json::from_str(member.get()) {
+        Ok(Value::Null) => String::new(),
         // A spreadsheet takes what begins like this for a formula.
-        Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{text}"),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Ok(Value::String(text)) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{text}"),
+        Ok(Value::String(text)) => text,
+        _ => member.get().to_owned(),
     }
 }
