@@ -134,7 +134,8 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let (at, rest) = text.split_once('.')?;
-            let (hash, campaign_id) = rest.split_once('.')?;
+            // PostgreSQL has no place for control characters in a text.
+            let (hash, campaign_id) = rest.split_once('.').filter(|(hash, _)| !hash.contains(char::is_control))?;
             Some(Self((from_micros(at.parse().ok()?), hash.to_owned(), campaign_id.parse().ok()?)))
         };
         parse().ok_or("must be the next_cursor of an earlier answer")
