@@ -73,9 +73,18 @@ struct Share {
     tokens: i64,
     gas_used: i64,
     gas_price: Option<u64>,
-    block_number: Option<u64>,
+    block: Option<Block>,
     first_seen_at: Option<DateTime<Utc>>,
     last_seen_at: Option<DateTime<Utc>>,
+}
+
+/// What a batch of events says of a transaction's block; it may say nothing.
+#[derive(Debug, Clone, Copy)]
+enum Block {
+    /// It is in none any more.
+    Gone,
+    /// It is in the one of this number.
+    Number(u64),
 }
 
 impl Projection {
@@ -261,8 +270,10 @@ impl Projection {
     fn count_transaction(&mut self, before: Option<&Grant>, after: &Grant, event: &GrantEvent, at: DateTime<Utc>) {
         let campaign_id = &after.request.campaign_id;
         let tokens = after.request.token_amount.whole_tokens().cast_signed();
-        let left = before.and_then(|grant| grant.transaction_hash.as_ref());
-        let entered = after.transaction_hash.as_ref();
+        // A grant that will not be paid is in no transaction: those beside it are, and may all be paid.
+        let is_in_one = |grant: &&Grant| grant.state.standing() != Standing::Unpaid;
+        let left = before.filter(is_in_one).and_then(|grant| grant.transaction_hash.as_ref());
+        let entered = Some(after).filter(is_in_one).and_then(|grant| grant.transaction_hash.as_ref());
         let was_paid = before.is_some_and(|grant| grant.state == State::Completed);
         if left != entered
             && let Some(hash) = left
@@ -271,8 +282,10 @@ impl Projection {
             share.grants -= 1;
             share.tokens -= tokens;
             share.completed -= i64::from(was_paid);
-            // What a grant has left for another is in no block any more.
-            share.block_number = None;
+            if entered.is_some() {
+                // What a grant has left for another is in no block any more.
+                share.block = Some(Block::Gone);
+            }
             share.last_seen_at = Some(at);
         }
         let Some(hash) = entered else { return };
@@ -289,7 +302,13 @@ impl Projection {
             share.gas_used += completed.gas_used.unwrap_or(0).cast_signed();
             share.gas_price = completed.gas_price.or(share.gas_price);
         }
-        share.block_number = after.block_number;
+        match after.block_number {
+            Some(number) => share.block = Some(Block::Number(number)),
+            None if before.is_some_and(|grant| grant.block_number.is_some()) && after.state != State::Completed => {
+                share.block = Some(Block::Gone);
+            }
+            None => {}
+        }
         share.last_seen_at = Some(at);
     }
 
@@ -673,6 +692,12 @@ struct TransactionRow {
     last_seen_at: Option<i64>,
 }
 
+#[derive(Debug, Serialize)]
+struct GoneRow {
+    transaction_hash: String,
+    campaign_id: CampaignId,
+}
+
 async fn save_transactions(
     connection: &mut AnyConnection,
     transactions: BTreeMap<(String, CampaignId), Share>,
@@ -680,6 +705,15 @@ async fn save_transactions(
     if transactions.is_empty() {
         return Ok(());
     }
+    let is_gone = |share: &Share| matches!(share.block, Some(Block::Gone));
+    let gone: Vec<_> = transactions
+        .iter()
+        .filter(|(_, share)| is_gone(share))
+        .map(|((transaction_hash, campaign_id), _)| GoneRow {
+            transaction_hash: transaction_hash.clone(),
+            campaign_id: campaign_id.clone(),
+        })
+        .collect();
     let rows: Vec<_> = transactions
         .into_iter()
         .map(|((transaction_hash, campaign_id), share)| TransactionRow {
@@ -690,7 +724,10 @@ async fn save_transactions(
             tokens: share.tokens,
             gas_used: share.gas_used,
             gas_price: share.gas_price,
-            block_number: share.block_number,
+            block_number: match share.block {
+                Some(Block::Number(number)) => Some(number),
+                Some(Block::Gone) | None => None,
+            },
             first_seen_at: share.first_seen_at.or(share.last_seen_at).map(|at| at.timestamp_micros()),
             last_seen_at: share.last_seen_at.map(|at| at.timestamp_micros()),
         })
@@ -711,12 +748,23 @@ async fn save_transactions(
              tokens = campaign_transaction.tokens + excluded.tokens,
              gas_used = campaign_transaction.gas_used + excluded.gas_used,
              gas_price = coalesce(excluded.gas_price, campaign_transaction.gas_price),
-             block_number = excluded.block_number,
+             block_number = coalesce(excluded.block_number, campaign_transaction.block_number),
              last_seen_at = excluded.last_seen_at",
     )
     .bind(db::rows(&rows))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if !gone.is_empty() {
+        sqlx::query(
+            "-- projection::forget_blocks
+             update campaign_transaction set block_number = null from json_each($1)
+             where campaign_transaction.transaction_hash = value->>'transaction_hash'
+               and campaign_transaction.campaign_id = value->>'campaign_id'",
+        )
+        .bind(db::rows(&gone))
+        .execute(connection)
+        .await?;
+    }
     Ok(())
 }
 

@@ -72,7 +72,7 @@ pub enum TransactionState {
     Confirmed,
     /// All of its grants have ended, and it has paid at least one.
     Completed,
-    /// None of its grants is in it any more: another transaction took its place.
+    /// None of its grants is in it any more: another transaction took its place, or they failed.
     Replaced,
 }
 
@@ -111,7 +111,7 @@ pub struct TransactionShare {
     pub campaign_id: CampaignId,
     /// Where it stands.
     pub state: TransactionState,
-    /// How many of the campaign's grants are in it.
+    /// How many of the campaign's grants are in it; those that failed are not.
     pub grants: u64,
     /// How many of them it has paid.
     pub completed: u64,
