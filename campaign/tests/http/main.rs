@@ -8,14 +8,16 @@
 mod support;
 
 mod admission;
-mod bulk;
 mod campaigns;
+mod events;
 mod input;
 mod operations;
 mod operators;
+mod past;
 mod reading;
 mod requests;
 mod saga;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use campaign::acceptor::{self, Acceptor};
-use campaign::api::{self, Loader};
+use campaign::api;
 use campaign::domain::{Grant, Patience};
 use campaign::operator::Operator;
 use campaign::republisher::Republisher;
@@ -60,6 +62,7 @@ struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Value,
+    text: String,
 }
 
 impl Service {
@@ -181,8 +184,7 @@ fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::default());
     let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::default(), PATIENCE));
     let operator = Operator::new(store.clone(), clock.clone(), Arc::default());
-    let loader = Loader { store: store.clone(), clock: clock.clone(), policy: POLICY, outbox_ready: Arc::default() };
-    let routes = api::routes(store, acceptor, letters, republisher, operator, loader);
+    let routes = api::routes(store, acceptor, letters, republisher, operator, clock.clone());
     with_common_routes(routes, Health::default(), metrics)
 }
 
@@ -190,8 +192,9 @@ async fn send(routes: &Router, request: Request<Body>) -> Answer {
     let response = routes.clone().oneshot(request).await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8(bytes.into()).unwrap().into());
-    Answer { status, headers, body }
+    let text = String::from_utf8(bytes.into()).unwrap();
+    let body = serde_json::from_str(&text).unwrap_or_else(|_| text.clone().into());
+    Answer { status, headers, body, text }
 }
 
 fn post(query: &str) -> Request<Body> {
@@ -313,4 +316,12 @@ fn assert_told(answer: &Answer, status: u16, kind: &str, detail: &str) {
 /// The values of a member, of each element of a list.
 fn each(list: &Value, member: &str) -> Vec<Value> {
     list.as_array().unwrap().iter().map(|element| element[member].clone()).collect()
+}
+
+/// The rows of a file of comma-separated values, its header first.
+fn csv_rows(answer: &Answer) -> Vec<Vec<String>> {
+    assert_eq!(answer.headers[header::CONTENT_TYPE], "text/csv; charset=utf-8; header=present");
+    assert!(answer.text.ends_with("\r\n"), "lines end as RFC 4180 says");
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(answer.text.as_bytes());
+    reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
 }
