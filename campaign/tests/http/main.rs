@@ -8,6 +8,7 @@
 mod support;
 
 mod admission;
+mod bulk;
 mod campaigns;
 mod events;
 mod input;
@@ -26,7 +27,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use campaign::acceptor::{self, Acceptor};
-use campaign::api;
+use campaign::api::{self, Loader};
 use campaign::domain::{Grant, Patience};
 use campaign::operator::Operator;
 use campaign::republisher::Republisher;
@@ -184,7 +185,8 @@ fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::default());
     let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::default(), PATIENCE));
     let operator = Operator::new(store.clone(), clock.clone(), Arc::default());
-    let routes = api::routes(store, acceptor, letters, republisher, operator, clock.clone());
+    let loader = Loader { store: store.clone(), clock: clock.clone(), policy: POLICY, outbox_ready: Arc::default() };
+    let routes = api::routes(store, acceptor, letters, republisher, operator, loader);
     with_common_routes(routes, Health::default(), metrics)
 }
 

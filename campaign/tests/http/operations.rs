@@ -128,11 +128,13 @@ async fn the_openapi_document_is_served() {
         "/grants/{request_id}",
         "/grants/{request_id}/events",
         "/grants/{request_id}/republish",
+        "/jobs/{job_id}",
         "/kill-switch",
         "/needs-attention",
         "/needs-attention/republish",
         "/status",
         "/token-request",
+        "/token-requests/bulk",
         "/transactions",
         "/users/{user_id}",
     ];
