@@ -188,6 +188,20 @@ is 'the campaign goes on' 200 '"state" *: *"active"'
 call GET "$autumn/events"
 is 'what happened to the campaign is told' 200 'CampaignCreated.*test_services.sh.*CampaignChanged.*paused'
 
+# Campaigns: many grants in one upload
+
+upload="$campaign/token-requests/bulk?campaign_id=autumn-$run"
+lines='Content-Type: application/x-ndjson'
+printf '{"user_id":"hugo-%s"}\n{"user_id":""}\n{"user_id":"ida-%s","token_amount":2}\n' "$run" "$run" >"$body.lines"
+call POST "$upload" -H "$lines" --data-binary "@$body.lines"
+is 'an upload is decided line by line' 202 '"accepted" *: *2.*"rejected" *: *1.*"line" *: *2'
+job=$(field job_id)
+call GET "$campaign/jobs/$job"
+is 'the upload is shown' 200 '"state" *: *"done"'
+call POST "$upload" -H "$lines" --data-binary "@$body.lines"
+is 'the same upload again grants nothing new' 202 '"accepted" *: *0.*"repeated" *: *2'
+rm -f "$body.lines"
+
 # Campaigns: grants that are not wanted any more, or cannot be paid
 
 call DELETE "$campaign/grants/$first"
