@@ -1,5 +1,8 @@
 -- The same text runs on SQLite and on PostgreSQL. Times are microseconds since the Unix epoch.
 
+-- When the blockchain service was last told how the kill switch stands.
+alter table deployment add column switch_told_at bigint not null default 0;
+
 -- Uploads of many requests. What became of their lines is counted in the transaction that decides them.
 create table job (
     id text constraint job_pkey primary key,

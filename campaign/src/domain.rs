@@ -354,8 +354,8 @@ impl Grant {
         let Some(to) = event.state() else { return };
         self.state = to;
         self.updated_at = at;
+        self.completed_at = to.is_final().then_some(at);
         if to.is_final() {
-            self.completed_at = Some(at);
             (self.needs_attention_since, self.publish_again_at) = (None, None);
         }
         match event {

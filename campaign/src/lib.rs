@@ -73,6 +73,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "set_going:committed",
     "switch:commit",
     "switch:committed",
+    "tell_switch:commit",
+    "tell_switch:committed",
     "undeliverable:commit",
     "undeliverable:committed",
 ];

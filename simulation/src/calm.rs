@@ -1,5 +1,7 @@
 //! Quiet: faults end, time goes on, and everything has to come to its end.
 
+use axum::body::Body;
+use axum::http::Request;
 use campaign::store::WhichGrants;
 use shared::pubsub::Topic;
 use shared::random;
@@ -41,6 +43,8 @@ impl World {
             self.resume(0, paused).await?;
         }
         let mut dice = Dice::new(seed);
+        let release = Request::put("/kill-switch?engaged=false").body(Body::empty()).expect("it is a request");
+        self.order(vec![release], &mut dice).await?;
         let mut before = vec![];
         let (mut pause, mut without_progress) = (2000, 0);
         for _ in 0..ROUNDS_IN_ALL {

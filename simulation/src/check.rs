@@ -147,7 +147,13 @@ impl Witness {
             };
             stored.insert(request_id);
             // A reorg takes a confirmed one back to submitted.
-            let ranks = [&["requested"][..], &["started"], &["submitted", "confirmed"], &["failed"], &["completed"]];
+            let ranks = [
+                &["requested"][..],
+                &["started"],
+                &["submitted", "confirmed"],
+                &["failed", "cancelled"],
+                &["completed"],
+            ];
             let rank = |state: &str| ranks.iter().position(|states| states.contains(&state));
             let before = self.states.insert(request_id.clone(), state.clone());
             if let Some(before) = before
@@ -322,11 +328,13 @@ pub(crate) async fn at_rest(
         let index = U256::from_str_radix(index, 10).unwrap_or(U256::MAX);
         let id = U256::from(issuer) << 64 | index;
         let told = in_blockchain.get(request_id);
+        // To the blockchain service, it failed because it was cancelled.
+        let state = if state == "cancelled" { "failed" } else { state };
         if told.is_some_and(|told| told.0 != *state) || (told.is_none() && !witness.restored) {
             let what = format!("grant {request_id} is {state}, and its payment {told:?}");
             return Err(violation(Rule::Ledger, what));
         }
-        match (state.as_str(), paid.remove(&id)) {
+        match (state, paid.remove(&id)) {
             ("failed", None) => {}
             ("completed", Some(paid)) => {
                 let hash = (!witness.finality_lost).then_some(hash.as_str());

@@ -110,6 +110,60 @@ impl Clients {
         burst
     }
 
+    /// What somebody orders: requests that are sent one after the other.
+    ///
+    /// # Panics
+    ///
+    /// Never: paths and bodies are ours.
+    pub fn order(&mut self, dice: &mut Dice) -> Vec<Request<Body>> {
+        let json = |method: &str, path: String, body: serde_json::Value| {
+            Request::builder()
+                .method(method)
+                .uri(path)
+                .header("content-type", "application/json")
+                .body(Body::from(body.to_string()))
+                .expect("it is a request")
+        };
+        match dice.below(6) {
+            0 => {
+                // Engaged and released: what the service does in between, or when it dies there, is its business.
+                let switch = |engaged: bool| json("PUT", "/kill-switch".to_owned(), json!({ "engaged": engaged }));
+                vec![switch(true), switch(false)]
+            }
+            1 => {
+                let campaign = CAMPAIGNS[dice.place(CAMPAIGNS.len())];
+                let settings = json!({ "name": format!("{campaign} {}", dice.below(3)), "amount": 100 });
+                vec![json("PUT", format!("/campaigns/{campaign}"), settings)]
+            }
+            2 => vec![self.upload(dice)],
+            _ => {
+                let cancel = |wish: &Wish| {
+                    let path = format!("/grants/{}", wish.request_id.as_ref()?);
+                    Request::delete(path).body(Body::empty()).ok()
+                };
+                let place = self.pick(dice, |wish| wish.request_id.is_some());
+                place.and_then(|place| cancel(&self.wishes[place])).into_iter().collect()
+            }
+        }
+    }
+
+    /// New wishes, all in one upload: they are answered when they are asked for again.
+    fn upload(&mut self, dice: &mut Dice) -> Request<Body> {
+        let mut body = String::new();
+        for _ in 0..=dice.below(40) {
+            let place = self.wish(dice);
+            let Wish { user, campaign, tokens, wallet, key, .. } = &self.wishes[place];
+            let line = json!({
+                "user_id": user, "campaign_id": campaign, "token_amount": tokens, "wallet_address": wallet,
+                "idempotency_key": key,
+            });
+            body.push_str(&line.to_string());
+            body.push('\n');
+        }
+        let request = Request::post("/token-requests/bulk").header("content-type", "application/x-ndjson");
+        request.body(Body::from(body)).expect("it is a request")
+    }
+
     /// The requests that were not answered, again.
     pub fn ask_again(&mut self, dice: &mut Dice) -> Burst {
         let open = (0..self.wishes.len()).filter(|place| self.wishes[*place].request_id.is_none());
@@ -205,6 +259,9 @@ impl Clients {
             let body = String::from_utf8_lossy(&answer.body);
             violation(Rule::Answer, format!("{attempt:?} of user-{place} was answered with {status}: {body}"))
         };
+        if status == 503 && String::from_utf8_lossy(&answer.body).contains("urn:problem-type:stopped") {
+            return Ok(false);
+        }
         let place = match attempt {
             Attempt::Wish(place) if matches!(status, 200 | 202) => place,
             Attempt::OtherUnderKey(_) if status == 422 => return Ok(false),

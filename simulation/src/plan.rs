@@ -43,6 +43,9 @@ pub enum Kind {
     Redrive,
     /// An operator sets grants going again that need attention.
     SetGoing,
+    /// Somebody orders something: that a grant be cancelled, other settings for a campaign, that nothing be paid for a
+    /// moment; or sends many requests in one upload.
+    Operate,
     /// Topics are put in place.
     Keep,
     /// A block is mined.
@@ -230,7 +233,8 @@ const STEPS: [(Kind, u64); 16] = [
 ];
 
 /// What happens in every other world.
-const FAULTS: [(Kind, u64); 16] = [
+const FAULTS: [(Kind, u64); 17] = [
+    (Kind::Operate, 3),
     (Kind::KillCampaign, 2),
     (Kind::KillBlockchain, 2),
     (Kind::Reorg, 5),

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
+use axum::body::Body;
+use axum::http::Request;
 use blockchain::audit::auditor::Auditor;
 use blockchain::audit::reader::Reading;
 use blockchain::chain::Chain;
@@ -232,6 +234,7 @@ impl World {
                 let step = async |service: &mut Campaign| word(service.republisher.run_once().await);
                 self.campaign_step("republisher", &mut dice, step).await?;
             }
+            Kind::Operate => self.operate(&mut dice).await?,
             Kind::Keep => {
                 self.campaign_step("campaign keeper", &mut dice, async |service| word(service.keeper.run_once().await))
                     .await?;
@@ -272,6 +275,24 @@ impl World {
     async fn ask(&mut self, dice: &mut Dice) -> Result<(), Stop> {
         let burst = self.clients.ask(dice, self.burst);
         self.send(burst, dice).await
+    }
+
+    async fn operate(&mut self, dice: &mut Dice) -> Result<(), Stop> {
+        let orders = self.clients.order(dice);
+        self.order(orders, dice).await
+    }
+
+    /// Sends orders, one after the other.
+    pub(crate) async fn order(&mut self, orders: Vec<Request<Body>>, dice: &mut Dice) -> Result<(), Stop> {
+        self.campaign_step("orders", dice, async |service| {
+            let mut told = Vec::with_capacity(orders.len());
+            for order in orders {
+                let what = format!("{} {}", order.method(), order.uri());
+                told.extend(service.serve(vec![order]).await.iter().map(|answer| format!("{what}: {}", answer.status)));
+            }
+            told.join(", ")
+        })
+        .await
     }
 
     /// Sends requests, all at the same time, and takes the answers in.

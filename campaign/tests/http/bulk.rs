@@ -113,8 +113,8 @@ async fn lines_may_leave_campaign_and_amount_to_the_upload(service: Service) {
 
 async fn lines_are_refused_as_requests_alone_are(service: Service) {
     service.campaign("small", json!({"budget": 25})).await;
-    let lines: String =
-        (0..4).map(|user| format!("{{\"user_id\": \"user-{user}\", \"campaign_id\": \"small\"}}\n")).collect();
+    let line = |user| format!("{{\"user_id\": \"user-{user}\", \"campaign_id\": \"small\"}}\n");
+    let lines = (0..4).map(line).collect::<Vec<_>>().concat();
     let job = service.upload("", NDJSON, lines).await;
     assert_eq!(counts(&job), [4, 2, 0, 2]);
     for rejection in job["rejections"].as_array().unwrap() {
