@@ -25,6 +25,9 @@ macro_rules! events {
         }
 
         impl $name {
+            /// The words under which they are stored, all of them.
+            pub const KINDS: &'static [&'static str] = &[$($kind,)*];
+
             /// The word under which it is stored.
             #[must_use]
             pub fn kind(&self) -> &'static str {
