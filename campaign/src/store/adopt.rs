@@ -71,12 +71,16 @@ fn old_event(row: &AnyRow) -> db::Result<Old> {
     let kind: String = row.try_get("kind")?;
     let mut data: Value = db::corrupt("data", serde_json::from_str(&row.try_get::<String, _>("data")?))?;
     let at = db::time(row, "at")?;
-    if kind == "requested" {
-        // What stood in the grant's row alone.
-        data["grant_index"] = json!(row.try_get::<i64, _>("grant_index")?);
-        data["traceparent"] = json!(row.try_get::<Option<String>, _>("traceparent")?);
-        let again = row.try_get::<Option<i64>, _>("publish_again_at")?.map_or(at, shared::clock::from_micros);
-        data["publish_again_at"] = json!(again);
+    // What stood in the grant's row alone.
+    let publish_again_at = row.try_get::<Option<i64>, _>("publish_again_at")?.map(shared::clock::from_micros);
+    match kind.as_str() {
+        "requested" => {
+            data["grant_index"] = json!(row.try_get::<i64, _>("grant_index")?);
+            data["traceparent"] = json!(row.try_get::<Option<String>, _>("traceparent")?);
+            data["publish_again_at"] = json!(publish_again_at.unwrap_or(at));
+        }
+        "published_again" => data["publish_again_at"] = json!(publish_again_at),
+        _ => {}
     }
     Ok(Old { id: row.try_get("id")?, request_id: db::parse(row, "request_id")?, kind, data, at })
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod accepting;
+mod adopting;
 mod reading;
 mod republishing;
 mod results;
