@@ -8,6 +8,7 @@ mod support;
 mod accepting;
 mod adopting;
 mod reading;
+mod rebuilding;
 mod republishing;
 mod results;
 
