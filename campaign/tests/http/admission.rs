@@ -11,6 +11,7 @@ on_both_databases! {
     a_new_key_may_ask_again_once_nothing_will_be_paid,
     a_user_gets_as_many_grants_as_the_campaign_allows,
     a_budget_is_never_promised_twice,
+    a_budget_holds_while_grants_end,
     a_users_limit_holds_against_all_requests_at_once,
     a_grant_carries_the_terms_of_its_campaign,
 }
@@ -228,6 +229,38 @@ async fn a_budget_is_never_promised_twice(service: Service) {
     assert_eq!(figures, [50, 500, 0, 5]);
     let rows = service.all_rows().await;
     assert_eq!(rows[..2], [("event", 51), ("token_grant", 50)]);
+}
+
+async fn a_budget_holds_while_grants_end(service: Service) {
+    service.campaign("summer", json!({"budget": 100})).await;
+    let (mut under_way, mut paid) = (Vec::new(), 0);
+    for round in 0..6 {
+        let ends: Vec<_> = std::mem::take(&mut under_way);
+        let results = ends.iter().enumerate().map(|(number, grant)| match number % 3 {
+            0 => completed(grant, round),
+            1 => failed(grant, "expired"),
+            _ => failed(grant, "rejected_by_token"),
+        });
+        let results: Vec<_> = results.collect();
+        paid += results.iter().filter(|result| matches!(result, ResultEvent::Completed(_))).count();
+        let requests = (0..40).map(|user| post(&format!("user_id=user-{round}-{user}&campaign_id=summer")));
+        let ((granted, _), ()) = tokio::join!(send_at_once(&service, requests), async {
+            for result in results {
+                service.apply(&[result]).await;
+                let figures = service.statistics("summer").await;
+                let [reserved, spent] = ["reserved", "spent"].map(|name| figures[name].as_u64().unwrap());
+                assert!(reserved + spent <= 100, "{reserved} reserved and {spent} spent");
+            }
+        });
+        assert!(granted <= 10);
+        let filter =
+            campaign::store::GrantFilter { state: Some(campaign::domain::State::Requested), ..Default::default() };
+        under_way = service.store.grants_after(&filter, None, 500).await.unwrap();
+        let figures = service.statistics("summer").await;
+        assert_eq!(figures["reserved"], under_way.len() * 10);
+        assert_eq!(figures["spent"], paid * 10);
+    }
+    assert!(paid > 0);
 }
 
 async fn a_users_limit_holds_against_all_requests_at_once(service: Service) {

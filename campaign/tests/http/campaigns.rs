@@ -5,6 +5,7 @@ use super::*;
 on_both_databases! {
     |kind| Service::strict(kind).await;
     a_campaign_is_made_once_and_the_same_settings_change_nothing,
+    a_campaign_that_many_make_at_once_is_made_once,
     other_settings_are_an_event_that_names_who_and_why,
     put_resets_what_it_does_not_mention_and_patch_leaves_it,
     a_list_of_ten_thousand_users_is_taken_and_one_more_is_not,
@@ -49,6 +50,22 @@ async fn a_campaign_is_made_once_and_the_same_settings_change_nothing(service: S
         "created_at": "2023-11-14T22:14:20Z", "updated_at": "2023-11-14T22:14:20Z",
     });
     assert_eq!((plain.status, &plain.body), (StatusCode::CREATED, &by_itself));
+}
+
+async fn a_campaign_that_many_make_at_once_is_made_once(service: Service) {
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let routes = service.routes.clone();
+        let settings = json!({"name": "Summer", "amount": 10, "budget": 100});
+        running.spawn(async move { send(&routes, with_body(Request::put("/campaigns/summer"), settings)).await });
+    }
+    let mut answers = running.join_all().await;
+    answers.sort_by_key(|answer| std::cmp::Reverse(answer.status));
+    assert_eq!(answers[0].status, StatusCode::CREATED);
+    for answer in &answers[1..] {
+        assert_eq!((answer.status, &answer.body), (StatusCode::OK, &answers[0].body));
+    }
+    assert_eq!(service.count("select count(*) from event").await, 1);
 }
 
 async fn other_settings_are_an_event_that_names_who_and_why(service: Service) {

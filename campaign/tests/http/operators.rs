@@ -5,6 +5,7 @@ use super::*;
 on_both_databases! {
     |kind| Service::start(kind).await;
     a_grant_is_cancelled_once_however_often_it_is_asked_for,
+    a_grant_that_many_cancel_at_once_is_cancelled_once,
     what_is_in_a_transaction_or_has_ended_is_not_cancelled,
     a_cancellation_that_comes_too_late_is_paid,
     a_cancellation_without_a_result_is_asked_for_again,
@@ -54,6 +55,18 @@ async fn a_grant_is_cancelled_once_however_often_it_is_asked_for(service: Servic
     assert_eq!(each(&events["events"], "kind"), expected);
     let wish = &events["events"][2];
     assert_eq!((&wish["cause"]["actor"], &wish["data"]["reason"]), (&json!("carol"), &json!("wrong player")));
+}
+
+async fn a_grant_that_many_cancel_at_once_is_cancelled_once(service: Service) {
+    let grant = service.grant("user_id=alice&campaign_id=summer").await;
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (routes, path) = (service.routes.clone(), format!("/grants/{}", grant.request_id));
+        running.spawn(async move { send(&routes, Request::delete(path).body(Body::empty()).unwrap()).await.status });
+    }
+    assert_eq!(running.join_all().await, [StatusCode::ACCEPTED; 20]);
+    assert_eq!(service.count("select count(*) from event where kind = 'CancelRequested'").await, 1);
+    assert_eq!(service.messages().await.len(), 2);
 }
 
 async fn what_is_in_a_transaction_or_has_ended_is_not_cancelled(service: Service) {
