@@ -168,7 +168,7 @@ impl Store {
             "-- store::holdings_of
              select token, state, count(*) as grants, cast(sum(token_amount) as bigint) as tokens,
                     max(updated_at) as last_activity
-             from token_grant where user_id = $1 group by token, state order by token, state",
+             from token_grant where user_id = $1 group by token, state order by coalesce(token, ''), state",
         )
         .bind(user.as_str())
         .fetch_all(self.database().reader())
