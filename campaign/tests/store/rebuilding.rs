@@ -36,7 +36,7 @@ async fn live(store: &Store) {
         grants.push(grant);
     }
     accept(store, arrival(request("alice", "summer", 10), Some("order-again"))).await;
-    accept(store, arrival(request("alice", "listed", 10), None)).await;
+    let listed = grant(store, "alice", "listed", 10).await;
     let all: Vec<_> = grants.iter().collect();
     apply(store, &[submitted(&all, "0xaa")], at(1)).await;
     let confirmed = ResultEvent::Confirmed(GrantsConfirmed {
@@ -50,7 +50,7 @@ async fn live(store: &Store) {
     apply(store, &[completed(&grants[0], "0xaa"), failed(&grants[1], "x", "y")], at(61)).await;
     apply(store, &[completed(&grants[2], "0xaa")], at(125)).await;
     store.switch(true, cause(), Some("a leaked key".to_owned()), at(130)).await.unwrap();
-    store.cancel(&grants[3].request_id, None, &cause(), at(131)).await.unwrap();
+    store.cancel(&listed.request_id, None, &cause(), at(131)).await.unwrap();
 }
 
 async fn every_table_that_was_changed_by_hand_is_found_and_repaired(place: Place) {
