@@ -43,7 +43,8 @@ pub struct Difference {
 }
 
 impl Store {
-    /// Rebuilds all tables but the ledger, outbox and dead letters; with `swap`, those that differ are replaced.
+    /// Rebuilds all tables that are worked out from the ledger; with `swap`, those that differ are replaced, unless a seal
+    /// of the ledger is broken.
     ///
     /// # Errors
     ///
@@ -64,6 +65,8 @@ impl Store {
         sqlx::query(begin).execute(&mut connection).await?;
         ledger::lock(&mut connection).await?;
         while reading.advance(&mut connection).await? {}
+        // What a changed ledger says is not to be believed.
+        let swap = swap && reading.broken_seal.is_none();
         let mut differences = Vec::new();
         for table in TABLES {
             let difference = schema.compare(&mut connection, table).await?;

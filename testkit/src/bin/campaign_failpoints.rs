@@ -10,6 +10,6 @@ async fn main() -> anyhow::Result<ExitCode> {
     let Cli { command, config } = Cli::parse();
     match command {
         None => campaign::run(config).await,
-        Some(Command::Rebuild(rebuild)) => rebuild.run().await,
+        Some(Command::Rebuild(rebuild)) => Ok(rebuild.run().await),
     }
 }
