@@ -253,7 +253,7 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     let text = String::deserialize(deserializer)?;
     let digits = text.strip_prefix("0x").unwrap_or_default();
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        Ok(text)
+        Ok(text.to_ascii_lowercase())
     } else {
         Err(serde::de::Error::custom("transaction_hash must be 0x and 64 hexadecimal digits"))
     }

@@ -63,8 +63,12 @@ impl Store {
             Dialect::Postgres => "begin",
         };
         sqlx::query(begin).execute(&mut connection).await?;
-        ledger::lock(&mut connection).await?;
+        let head = ledger::lock(&mut connection).await?;
         while reading.advance(&mut connection).await? {}
+        if (reading.sequence, reading.seal) != (head.sequence, head.seal) {
+            // The end was cut off.
+            reading.broken_seal = reading.broken_seal.or(Some(reading.sequence + 1));
+        }
         // What a changed ledger says is not to be believed.
         let swap = swap && reading.broken_seal.is_none();
         let mut differences = Vec::new();

@@ -13,6 +13,7 @@ on_both_databases! {
     a_table_that_is_as_the_ledger_says_is_left_alone,
     all_tables_can_be_lost,
     an_event_that_was_changed_is_found,
+    a_ledger_whose_end_was_cut_off_is_found,
     an_event_that_nobody_can_read_changes_nothing,
     services_go_on_while_tables_are_rebuilt,
 }
@@ -186,6 +187,15 @@ async fn an_event_that_was_changed_is_found(place: Place) {
     let found = store.rebuild(false).await.unwrap();
     assert_eq!(found.broken_seal, Some(gone.cast_unsigned() + 1));
     assert_eq!(found.differences, [Difference { table: "idempotency_key", missing: 0, unknown: 1 }]);
+}
+
+async fn a_ledger_whose_end_was_cut_off_is_found(place: Place) {
+    let store = open(&place).await;
+    live(&store).await;
+    let entries = store.rebuild(false).await.unwrap().entries;
+    change(&store, "delete from event where sequence = (select max(sequence) from event)").await;
+    let found = store.rebuild(true).await.unwrap();
+    assert_eq!((found.entries, found.broken_seal, found.swapped), (entries - 1, Some(entries), false));
 }
 
 async fn an_event_that_nobody_can_read_changes_nothing(place: Place) {
