@@ -7,8 +7,10 @@ use shared::id::{CampaignId, IdempotencyKey, RequestId, TokenAmount, UserId, Wal
 use shared::telemetry::TraceParent;
 
 use super::campaign::{Campaign, Participant, Refusal};
-use super::event::Nature;
 use super::{Grant, GrantRequest};
+
+/// A user of a campaign: what identifies the grant of who may have one.
+pub type Nature = (CampaignId, UserId);
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]

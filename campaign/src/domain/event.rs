@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::event::{ResultEvent, Terms};
-use shared::id::{Actor, CampaignId, IdempotencyKey, UserId, WalletAddress};
+use shared::id::{Actor, IdempotencyKey, WalletAddress};
 
 use super::campaign::Spec;
 use super::{GrantRequest, State};
@@ -390,6 +390,3 @@ fn upcast(kind: &str, version: u32, mut data: Value) -> serde_json::Result<(&'st
     };
     Ok((kind, data))
 }
-
-/// What identifies a grant's user within a campaign.
-pub type Nature = (CampaignId, UserId);

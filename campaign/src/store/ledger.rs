@@ -80,7 +80,7 @@ impl Ledger {
         self.head.next_grant_index
     }
 
-    /// Loads grants, to record what happened to them; returns them.
+    /// Loads those of the grants that exist, to record what happened to them.
     pub(super) async fn load_grants(&mut self, ids: &[&RequestId]) -> db::Result<()> {
         self.projection.load_grants(&mut self.tx, ids).await
     }
