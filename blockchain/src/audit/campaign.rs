@@ -114,7 +114,7 @@ impl CampaignLedger {
         Ok(Page { issuer, grants, next_after })
     }
 
-    /// Up to [`PAGE`] entries of the ledger of events, those numbered above this.
+    /// Up to 500 entries of the ledger of events, those numbered above this.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! What the ledger says of grants, campaigns and the service: the truth that everything else is worked out from.
 //!
 //! An event is stored under its kind and with [`VERSION`], and is never rewritten. Where the form of one changes, the
-//! version grows and [`upcast`] learns to read the older form: `campaign/tests/events` has a ledger of each version.
+//! version grows and `upcast` learns to read the older form: `campaign/tests/events` has a ledger of each version.
 
 use chrono::{DateTime, Utc};
 use serde::de::{DeserializeOwned, Error as _};
