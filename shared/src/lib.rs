@@ -15,6 +15,7 @@ pub mod id;
 pub mod inbox;
 pub mod ledger;
 pub mod lifecycle;
+mod members;
 pub mod outbox;
 pub mod pubsub;
 pub mod random;

@@ -5,13 +5,11 @@
 //! further ones nullable. An encoder that follows those writes `"user_id": {"string": "alice"}` and
 //! `"wallet_address": null`; [`event::read`](crate::event::read) takes both away again.
 
-use std::fmt;
-
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde::de::value::MapDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::members::Members;
 use crate::pubsub::Topic;
 
 /// Every revision of a topic's schema, the oldest first; the newest is `schemas/{topic}.avsc` too. None for the
@@ -67,33 +65,6 @@ fn untag(value: &mut Value) -> bool {
 fn is_branch(name: &str) -> bool {
     matches!(name, "boolean" | "int" | "long" | "float" | "double" | "bytes" | "string" | "array" | "map")
         || name.starts_with(|first: char| first.is_ascii_uppercase())
-}
-
-/// The members of an object in their order, repeated ones included: those must go on being refused.
-struct Members(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }
 
 #[cfg(test)]

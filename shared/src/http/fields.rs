@@ -5,19 +5,19 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::str::FromStr;
 
 use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
 
 use super::{FieldError, Problem};
 use crate::clock;
+use crate::members::Members;
 
 /// The fields that are still to be read, and the rules that were broken so far.
 #[derive(Debug, Default)]
@@ -299,32 +299,5 @@ impl FromStr for Limit {
             Ok(limit @ 1..=500) => Ok(Self(limit)),
             _ => Err("must be a number from 1 to 500"),
         }
-    }
-}
-
-/// The members of a JSON object, all of them: a map would keep only the last of those that have one name.
-struct Members(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = object.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
     }
 }
