@@ -300,7 +300,9 @@ impl Confirmer {
         }
         let payments = self.sender.store.payments_in(&transaction.id).await?;
         let nonce = transaction.nonce;
-        let attempt = NewTransaction { nonce, signed: &signed, purpose, gas_limit, fees, payments: &payments };
+        let signed = &signed;
+        let attempt =
+            NewTransaction { nonce, signed, purpose, gas_limit, fees, payments: &payments, publication: None };
         if !self.sender.store.replace(lane, &transaction.id, &attempt, self.sender.clock.now()).await? {
             return Ok(());
         }
@@ -349,8 +351,8 @@ impl Confirmer {
         verdicts: Vec<(Payment, Verdict)>,
     ) -> Result<(), Error> {
         let now = self.sender.clock.now();
-        let transaction_hash = receipt.map(|receipt| receipt.transaction_hash);
-        let ended = Ended { lane, id: transaction.id.clone(), end, transaction_hash };
+        let mined = receipt.map(|receipt| (receipt.transaction_hash, receipt.block_number));
+        let ended = Ended { lane, id: transaction.id.clone(), end, mined };
         let settlement = Settlement { transaction: Some(ended), verdicts };
         if self.sender.store.settle(&settlement, now).await? {
             self.observations.transaction_ended(transaction, end, &settlement, receipt, now);

@@ -46,6 +46,9 @@ const GAS_PER_GROUP: u64 = 30_000;
 /// The gas that a word of the bitmap adds: read and written for the first time.
 const GAS_PER_WORD: u64 = 23_000;
 
+/// The gas that publishing a root takes at most: 21,000, the signer's role, a word of storage and an event.
+pub const GAS_OF_CLAIM_ROOT: u64 = 150_000;
+
 /// The most gas that a transaction may have (EIP-7825).
 pub const MAX_TRANSACTION_GAS: u64 = 16_777_216;
 

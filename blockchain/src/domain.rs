@@ -1,60 +1,15 @@
 //! What a payment is, under which id the chain knows it, and what a transaction did to it. No I/O, no clock.
 
-use std::str::FromStr;
-
-use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::primitives::{Address, B256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use shared::event::{GrantCompleted, GrantFailed, GrantRequested, ResultEvent, Terms};
-use shared::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::event::{GrantClaimable, GrantCompleted, GrantFailed, GrantRequested, PaymentMode, ResultEvent, Terms};
+use shared::id::{BaseUnits, CampaignId, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 
-/// The id under which the distributor keeps a grant's paid bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GrantId(pub U256);
+use crate::contract::base_units;
 
-impl GrantId {
-    /// `issuer << 64 | grant_index`, dense, so that ids share storage words; for a message without them
-    /// `keccak256(request_id)` with its top bit set, which no dense id has.
-    #[must_use]
-    pub fn of(request: &GrantRequested) -> Self {
-        if let (Some(issuer), Some(index)) = (request.issuer, request.grant_index) {
-            Self::dense(issuer, index)
-        } else {
-            let hash = U256::from_be_bytes(keccak256(request.request_id.as_str()).0);
-            Self(hash | U256::ONE << 255)
-        }
-    }
-}
-
-impl GrantId {
-    /// The id of an issuer's grant.
-    #[must_use]
-    pub fn dense(issuer: Issuer, grant_index: u64) -> Self {
-        Self(U256::from(issuer.number()) << 64 | U256::from(grant_index))
-    }
-
-    /// Whose numbering a dense id belongs to, and its number; `None` for one without.
-    #[must_use]
-    pub fn number(self) -> Option<(Issuer, u64)> {
-        let [index, issuer, 0, 0] = *self.0.as_limbs() else { return None };
-        Some((Issuer::new(issuer), index))
-    }
-}
-
-impl std::fmt::Display for GrantId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:064x}", self.0)
-    }
-}
-
-impl FromStr for GrantId {
-    type Err = alloy::primitives::ruint::ParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        U256::from_str_radix(text, 16).map(Self)
-    }
-}
+pub use shared::id::GrantId;
 
 /// Where users without a wallet of their own are paid: an address that belongs to the user's id alone, from which
 /// nobody can move anything until the factory has deployed a wallet there for the owner whom the player names.
@@ -102,6 +57,8 @@ pub struct Payment {
 pub enum Demand {
     /// To be paid.
     Pay(Payment),
+    /// To be claimed by its recipient: so much of the token.
+    Claim(Payment, BaseUnits),
     /// To be paid as this service does not pay: it fails.
     Impossible(Payment, Failure),
     /// Not to be paid, if it is in no transaction yet.
@@ -113,15 +70,17 @@ impl Demand {
     #[must_use]
     pub fn payment(&self) -> &Payment {
         match self {
-            Self::Pay(payment) | Self::Impossible(payment, _) | Self::Cancel(payment) => payment,
+            Self::Pay(payment) | Self::Claim(payment, _) | Self::Impossible(payment, _) | Self::Cancel(payment) => {
+                payment
+            }
         }
     }
 
-    /// How the payment ends if it was not known before; `None` where it waits for a transaction.
+    /// How the payment ends if it was not known before; `None` where it waits to be paid.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
         match self {
-            Self::Pay(_) => None,
+            Self::Pay(_) | Self::Claim(..) => None,
             Self::Impossible(_, failure) => Some(failure.clone()),
             Self::Cancel(_) => Some(Failure::cancelled()),
         }
@@ -135,9 +94,28 @@ pub struct Currency {
     pub chain_id: u64,
     /// The token.
     pub token: Address,
+    /// A whole token is 10 to the power of this many base units.
+    pub decimals: u8,
 }
 
 impl Currency {
+    /// What a request demands of this service, which pays in it.
+    ///
+    /// # Panics
+    ///
+    /// If its amount does not fit 96 bits, which is ruled out at start.
+    #[must_use]
+    pub fn demand(self, payment: Payment, terms: &Terms) -> Demand {
+        match (self.objection(terms), payment.terms.mode) {
+            (Some(failure), _) => Demand::Impossible(payment, failure),
+            (None, PaymentMode::Mint) => Demand::Pay(payment),
+            (None, PaymentMode::Claim) => {
+                let amount = base_units(payment.token_amount, self.decimals);
+                Demand::Claim(payment, amount.try_into().expect("more decimals are refused at start"))
+            }
+        }
+    }
+
     /// Why a grant on these terms cannot be paid in it.
     #[must_use]
     pub fn objection(self, terms: &Terms) -> Option<Failure> {
@@ -162,7 +140,7 @@ impl Payment {
         };
         Some(Self {
             request_id: request.request_id.clone(),
-            grant_id: GrantId::of(request),
+            grant_id: request.grant_id(),
             user_id: request.user_id.clone(),
             campaign_id: request.campaign_id.clone(),
             recipient,
@@ -170,6 +148,21 @@ impl Payment {
             requested_at: request.timestamp,
             trace,
             terms: Terms { chain_id: None, token: None, ..request.terms.clone() },
+        })
+    }
+
+    /// The message that tells how the payment has to stand in a Merkle tree, to be claimed.
+    #[must_use]
+    pub fn claimable(&self, amount: BaseUnits, processed_at: DateTime<Utc>) -> ResultEvent {
+        ResultEvent::Claimable(GrantClaimable {
+            user_id: self.user_id.clone(),
+            campaign_id: self.campaign_id.clone(),
+            request_id: self.request_id.clone(),
+            grant_id: self.grant_id,
+            wallet_address: self.recipient,
+            amount,
+            timestamp: self.requested_at,
+            processed_at,
         })
     }
 
@@ -270,45 +263,7 @@ pub enum Outcome {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use shared::event::TokenType;
-
     use super::*;
-
-    fn request(request_id: &str, number: Option<(u64, u64)>) -> GrantRequested {
-        GrantRequested {
-            user_id: "alice".parse().unwrap(),
-            campaign_id: "summer".parse().unwrap(),
-            token_amount: TokenAmount::DEFAULT,
-            token_type: TokenType::Erc20,
-            request_id: request_id.parse().unwrap(),
-            timestamp: shared::clock::from_micros(0),
-            retry_count: 0,
-            wallet_address: None,
-            issuer: number.map(|(issuer, _)| Issuer::new(issuer)),
-            grant_index: number.map(|(_, index)| index),
-            terms: Terms::default(),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn dense_ids_differ_from_each_other_and_from_sparse_ones(a: (u64, u64), b: (u64, u64)) {
-            let (id_a, id_b) = (GrantId::of(&request("r", Some(a))), GrantId::of(&request("r", Some(b))));
-            prop_assert_eq!(id_a == id_b, a == b);
-            prop_assert!(!id_a.0.bit(255));
-            prop_assert!(GrantId::of(&request("r", None)).0.bit(255));
-            prop_assert_eq!(id_a.to_string().parse(), Ok(id_a));
-            prop_assert_eq!(id_a.number(), Some((Issuer::new(a.0), a.1)));
-            prop_assert_eq!(GrantId::of(&request("r", None)).number(), None);
-        }
-    }
-
-    #[test]
-    fn the_index_is_the_low_word_of_a_dense_id() {
-        let id = GrantId::of(&request("r", Some((7, 3))));
-        assert_eq!(id.0.as_limbs(), &[3, 7, 0, 0]);
-    }
 
     #[test]
     fn a_wallet_belongs_to_its_user_alone() {

@@ -112,8 +112,15 @@ impl GapRepairer {
                 let unsigned = signer::Unsigned::cancel(lane.id, nonce, fees);
                 let gas_limit = unsigned.gas_limit;
                 let signed = self.sender.signer.sign(unsigned)?;
-                let filler =
-                    NewTransaction { nonce, signed: &signed, purpose: Purpose::Cancel, gas_limit, fees, payments: &[] };
+                let filler = NewTransaction {
+                    nonce,
+                    signed: &signed,
+                    purpose: Purpose::Cancel,
+                    gas_limit,
+                    fees,
+                    payments: &[],
+                    publication: None,
+                };
                 if self.sender.store.fill(lane, &filler, self.sender.clock.now()).await? {
                     tracing::warn!(nonce, transaction_hash = %signed.hash, "nobody knows what the nonce was taken for, it is used up");
                 }

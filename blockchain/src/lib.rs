@@ -114,6 +114,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "switch:committed",
     "undeliverable:commit",
     "undeliverable:committed",
+    "want_root:commit",
+    "want_root:committed",
 ];
 
 /// Deploys the contracts and prints where they are.
@@ -208,7 +210,8 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let wakes = Wakes { queue_ready: Arc::clone(&queue_ready), sent, outbox_ready: Arc::clone(&outbox_ready) };
     let holder = work_on_lane(&mut lifecycle, &config, &sender, deployment, &observations, &wakes, needs.lane);
 
-    let (wallets, currency) = (deployment.wallets, Currency { chain_id: lane.chain_id, token: deployment.token });
+    let Deployment { wallets, token, decimals, .. } = deployment;
+    let currency = Currency { chain_id: lane.chain_id, token, decimals };
     let consumer = Subscriber { store: store.clone(), clock, wallets, currency, queue_ready, outbox_ready };
     let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer, letters };
     let shutdown = lifecycle.shutdown();

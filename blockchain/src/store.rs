@@ -5,6 +5,7 @@
 
 mod audit;
 mod chain_payments;
+mod claims;
 mod kill_switch;
 mod lane;
 mod receive;
@@ -15,6 +16,7 @@ mod transactions;
 
 pub use audit::LedgerPayment;
 pub use chain_payments::{Cursor, Place, Source, Span};
+pub use claims::{ClaimRoot, Publication};
 pub use kill_switch::{KillSwitch, SwitchSource};
 pub use lane::{Lane, LaneId};
 pub use receive::Received;

@@ -1,4 +1,4 @@
-//! Puts queued grants into transactions: packed, tried, signed, committed, sent.
+//! Puts queued grants, and the roots that others are claimed by, into transactions: packed, tried, signed, committed, sent.
 //!
 //! The nonce, the signed bytes and their hash are committed before the first byte leaves. What happens to a transaction
 //! after that is the confirmer's business, and a send that fails is no reason to take another nonce.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alloy::primitives::{Address, Bytes, U256};
+use alloy::primitives::{Address, Bytes, U256, keccak256};
 use alloy::sol_types::SolCall;
 use chrono::{DateTime, Utc};
 use shared::worker::{Progress, Worker};
@@ -21,8 +21,8 @@ use crate::domain::{Ending, Failure, Payment};
 use crate::fees::{Fees, TooExpensive};
 use crate::observe::Observations;
 use crate::sender::{self, Sender};
-use crate::signer::{self, Unsigned};
-use crate::store::{NewTransaction, Settlement, Verdict};
+use crate::signer::{self, Signed, Unsigned};
+use crate::store::{ClaimRoot, Lane, NewTransaction, Publication, Settlement, Verdict};
 use crate::transaction::Purpose;
 
 /// Why a step failed; grants stay queued.
@@ -198,6 +198,24 @@ impl Worker for Submitter {
         if self.sender.store.pending(lane.id).await?.len() >= self.limits.in_flight {
             return Ok(Progress::Idle);
         }
+        if let Some(root) = self.sender.store.next_claim_root(self.sender.clock.now()).await? {
+            return self.publish(lane, &root).await;
+        }
+        self.pay(lane).await
+    }
+}
+
+/// What a transaction is for.
+struct Cargo<'a> {
+    call: Bytes,
+    gas_limit: u64,
+    payments: &'a [Payment],
+    publication: Option<Publication<'a>>,
+}
+
+impl Submitter {
+    /// Puts the next batch of payments into a transaction.
+    async fn pay(&self, lane: Lane) -> Result<Progress, Error> {
         let (mut payments, queued_since): (Vec<_>, Vec<_>) = self.next_batch().await?.into_iter().unzip();
         if payments.is_empty() {
             return Ok(Progress::Idle);
@@ -208,36 +226,10 @@ impl Worker for Submitter {
         if let Err(reason) = self.try_out(&call, batch.gas_limit).await? {
             return self.split(payments, reason).await;
         }
-        let fees = self.affordable_fees(batch.gas_limit).await?;
-        let nonce = self.sender.store.next_nonce(lane.id).await?;
-        let unsigned = Unsigned {
-            chain_id: lane.id.chain_id,
-            nonce,
-            to: Some(self.deployment.distributor),
-            data: call,
-            gas_limit: batch.gas_limit,
-            fees,
-        };
-        let signed = self.sender.signer.sign(unsigned)?;
-        if fail_point::switched("broadcast_before_commit") {
-            self.sender.chain.send(&signed.raw).await?;
-        }
-        let transaction = NewTransaction {
-            nonce,
-            signed: &signed,
-            purpose: Purpose::Pay,
-            gas_limit: batch.gas_limit,
-            fees,
-            payments: &payments,
-        };
-        if self.sender.store.assign(lane, &transaction, self.sender.clock.now()).await?.is_none() {
-            tracing::warn!(nonce, "the lane, the nonce or a grant was taken meanwhile");
-            return Ok(Progress::Idle);
-        }
+        let cargo = Cargo { call, gas_limit: batch.gas_limit, payments: &payments, publication: None };
+        let Some(signed) = self.commit(lane, cargo).await? else { return Ok(Progress::Idle) };
         self.allowed.store((self.allowed.load(Ordering::Relaxed) * 2).min(self.limits.batch_grants), Ordering::Relaxed);
-        self.outbox_ready.notify_one();
         self.observations.batch(&queued_since[..count], self.sender.clock.now());
-        tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
 
         // The bytes are safe. Whatever the node answers, the confirmer looks after them from here on.
         let sent = self.sender.send(lane, signed.hash).await;
@@ -250,5 +242,53 @@ impl Worker for Submitter {
         }
         sent?;
         Ok(Progress::Worked)
+    }
+
+    /// Puts a root into a transaction that publishes it.
+    async fn publish(&self, lane: Lane, root: &ClaimRoot) -> Result<Progress, Error> {
+        let ClaimRoot { campaign_id, number, root: hash } = root;
+        let campaign = keccak256(campaign_id.as_str());
+        let call = Bytes::from(GrantDistributor::setClaimRootCall { campaign, root: *hash }.abi_encode());
+        let gas_limit = contract::GAS_OF_CLAIM_ROOT;
+        if let Err(reason) = self.try_out(&call, gas_limit).await? {
+            return Err(Error::Held(format!("the claim root of {campaign_id} is not taken: {reason}")));
+        }
+        let publication = Some(Publication { root, distributor: self.deployment.distributor });
+        let cargo = Cargo { call, gas_limit, payments: &[], publication };
+        let Some(signed) = self.commit(lane, cargo).await? else { return Ok(Progress::Idle) };
+        tracing::info!(%campaign_id, number, root = %hash, "claim root is being published");
+        let sent = self.sender.send(lane, signed.hash).await;
+        self.sent.notify_one();
+        sent?;
+        Ok(Progress::Worked)
+    }
+
+    /// Signs a transaction at the lane's next nonce, and commits its bytes with what it is for; `None` where something of
+    /// it was taken meanwhile.
+    async fn commit(&self, lane: Lane, cargo: Cargo<'_>) -> Result<Option<Signed>, Error> {
+        let Cargo { call, gas_limit, payments, publication } = cargo;
+        let fees = self.affordable_fees(gas_limit).await?;
+        let nonce = self.sender.store.next_nonce(lane.id).await?;
+        let unsigned = Unsigned {
+            chain_id: lane.id.chain_id,
+            nonce,
+            to: Some(self.deployment.distributor),
+            data: call,
+            gas_limit,
+            fees,
+        };
+        let signed = self.sender.signer.sign(unsigned)?;
+        if fail_point::switched("broadcast_before_commit") {
+            self.sender.chain.send(&signed.raw).await?;
+        }
+        let transaction =
+            NewTransaction { nonce, signed: &signed, purpose: Purpose::Pay, gas_limit, fees, payments, publication };
+        if self.sender.store.assign(lane, &transaction, self.sender.clock.now()).await?.is_none() {
+            tracing::warn!(nonce, "the lane, the nonce, a grant or the root was taken meanwhile");
+            return Ok(None);
+        }
+        self.outbox_ready.notify_one();
+        tracing::info!(transaction_hash = %signed.hash, nonce, grants = payments.len(), "transaction committed");
+        Ok(Some(signed))
     }
 }

@@ -38,11 +38,7 @@ impl Consumer for Subscriber {
         for Received { event, trace, .. } in batch {
             match event {
                 RequestEvent::Requested(request) => {
-                    let payment = self.payment(request, *trace);
-                    demands.push(match self.currency.objection(&request.terms) {
-                        None => Demand::Pay(payment),
-                        Some(failure) => Demand::Impossible(payment, failure),
-                    });
+                    demands.push(self.currency.demand(self.payment(request, *trace), &request.terms));
                 }
                 RequestEvent::CancelRequested(cancel) => {
                     demands.push(Demand::Cancel(self.payment(&cancel.request, *trace)));
@@ -52,6 +48,10 @@ impl Consumer for Subscriber {
                     tracing::warn!(engaged, "the campaign service has used the kill switch");
                     self.queue_ready.notify_one();
                 }
+                RequestEvent::ClaimRootChanged(changed) => {
+                    self.store.want_claim_root(changed, now).await?;
+                    self.queue_ready.notify_one();
+                }
             }
         }
         let received = self.store.receive(&demands, now).await?;
@@ -59,6 +59,7 @@ impl Consumer for Subscriber {
             metrics::counter!("requests_received_total", "outcome" => outcome).increment(grants as u64);
         };
         count("queued", received.queued);
+        count("claimable", received.claimable);
         count("repeated", received.repeated);
         count("refused", received.refused);
         if received.queued > 0 {

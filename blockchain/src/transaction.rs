@@ -62,7 +62,7 @@ pub struct Attempt {
 /// What an attempt is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To pay what the transaction carries.
+    /// To pay what the transaction carries, or to publish its root.
     Pay,
     /// To use up the nonce without paying anybody, so that the payments can go elsewhere and the lane goes on.
     Cancel,

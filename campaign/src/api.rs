@@ -2,6 +2,7 @@
 
 mod bulk;
 mod campaigns;
+mod claims;
 mod events;
 mod export;
 mod grant;
@@ -33,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::acceptor::Acceptor;
+use crate::claims::Trees;
 use crate::operator::Operator;
 use crate::republisher::Republisher;
 use crate::store::Store;
@@ -55,7 +57,14 @@ struct Context {
     republisher: Arc<Republisher>,
     operator: Operator,
     loader: Loader,
+    trees: Trees,
     clock: Clock,
+}
+
+impl FromRef<Context> for Trees {
+    fn from_ref(context: &Context) -> Self {
+        context.trees.clone()
+    }
 }
 
 impl FromRef<Context> for Loader {
@@ -108,11 +117,21 @@ pub fn routes(
     republisher: Arc<Republisher>,
     operator: Operator,
     loader: Loader,
+    trees: Trees,
 ) -> Router {
     let (router, mut document) = documented().split_for_parts();
     complete(&mut document);
     router
-        .with_state(Context { clock: loader.clock.clone(), store, acceptor, letters, republisher, operator, loader })
+        .with_state(Context {
+            clock: loader.clock.clone(),
+            store,
+            acceptor,
+            letters,
+            republisher,
+            operator,
+            loader,
+            trees,
+        })
         .layer(middleware::from_fn(trace))
         .route("/openapi.json", get(async move || Json(document)))
 }
@@ -139,6 +158,7 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(campaigns::statistics))
         .routes(routes!(events::of_campaign))
         .routes(routes!(events::all))
+        .routes(routes!(claims::handle))
         .routes(routes!(kill_switch::get, kill_switch::put))
         .merge(dead_letter::api::routes())
         .routes(routes!(bulk::job))

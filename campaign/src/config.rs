@@ -62,6 +62,11 @@ pub struct Config {
     #[arg(long, env = "CAMPAIGN_AUTO_CREATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub campaign_auto_create: bool,
 
+    /// Seconds between two Merkle trees of a campaign whose grants are claimed: grants that come meanwhile share the next
+    /// one, and the transaction that publishes its root.
+    #[arg(long, env = "CLAIM_ROOT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub claim_root_seconds: u64,
+
     /// Seconds that work under way has to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_DEADLINE_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub shutdown_deadline_seconds: u64,
@@ -82,6 +87,12 @@ impl Config {
     #[must_use]
     pub fn policy(&self) -> Policy {
         Policy { republish_after: self.patience().first_wait, auto_create: self.campaign_auto_create }
+    }
+
+    /// How often a tree of a campaign is made at most.
+    #[must_use]
+    pub fn claim_root_every(&self) -> Duration {
+        Duration::from_secs(self.claim_root_seconds)
     }
 
     /// How long shutting down may take.

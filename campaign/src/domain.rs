@@ -13,7 +13,7 @@ pub use patience::Patience;
 use serde::{Deserialize, Serialize};
 use shared::event::{CancelRequested, GrantRequested, ResultEvent, Terms, TokenType};
 use shared::fail_point;
-use shared::id::{CampaignId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::id::{CampaignId, GrantId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 use utoipa::{IntoParams, ToSchema};
 
@@ -114,6 +114,8 @@ pub enum State {
     Requested,
     /// The blockchain service has it.
     Started,
+    /// It is not minted: its recipient can claim it, as soon as the root of the campaign's tree is on chain.
+    Claimable,
     /// In a transaction that was sent.
     Submitted,
     /// In a block that is not final yet.
@@ -141,9 +143,10 @@ pub enum Standing {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Requested,
         Self::Started,
+        Self::Claimable,
         Self::Submitted,
         Self::Confirmed,
         Self::Completed,
@@ -158,6 +161,7 @@ impl State {
         match self {
             Self::Requested => "requested",
             Self::Started => "started",
+            Self::Claimable => "claimable",
             Self::Submitted => "submitted",
             Self::Confirmed => "confirmed",
             Self::Completed => "completed",
@@ -171,7 +175,7 @@ impl State {
     #[must_use]
     pub fn standing(self) -> Standing {
         match self {
-            Self::Requested | Self::Started | Self::Submitted | Self::Confirmed => Standing::UnderWay,
+            Self::Requested | Self::Started | Self::Claimable | Self::Submitted | Self::Confirmed => Standing::UnderWay,
             Self::Completed => Standing::Paid,
             Self::Failed | Self::Expired | Self::Cancelled => Standing::Unpaid,
         }
@@ -262,15 +266,20 @@ impl Grant {
         u64::try_from((self.completed_at? - self.requested_at).num_microseconds()?).ok()
     }
 
-    /// Whether a result names this grant's user and campaign. One that does not is not about this grant, whatever its
-    /// request id.
+    /// Whether a result names this grant's user and campaign, and its id on chain, where it names one. One that does not is
+    /// not about this grant, whatever its request id.
     #[must_use]
-    pub fn is_meant_by(&self, event: &ResultEvent) -> bool {
+    pub fn is_meant_by(&self, event: &ResultEvent, issuer: Issuer) -> bool {
         let (user, campaign) = match event {
             ResultEvent::Started(_)
             | ResultEvent::Submitted(_)
             | ResultEvent::Confirmed(_)
-            | ResultEvent::Reverted(_) => return true,
+            | ResultEvent::Reverted(_)
+            | ResultEvent::ClaimRootPublished(_) => return true,
+            ResultEvent::Claimable(claimable) if claimable.grant_id != GrantId::dense(issuer, self.grant_index) => {
+                return false;
+            }
+            ResultEvent::Claimable(claimable) => (&claimable.user_id, &claimable.campaign_id),
             ResultEvent::Completed(completed) => (&completed.user_id, &completed.campaign_id),
             ResultEvent::Failed(failed) => (&failed.user_id, &failed.campaign_id),
         };
@@ -305,6 +314,10 @@ impl Grant {
             }
             GrantEvent::Started(_) => match self.state {
                 State::Requested => Effect::Moved,
+                _ => Effect::Repeat,
+            },
+            GrantEvent::Claimable(_) => match self.state {
+                State::Requested | State::Started => Effect::Moved,
                 _ => Effect::Repeat,
             },
             GrantEvent::Submitted(_) | GrantEvent::Confirmed(_) | GrantEvent::Reverted(_) => self.progress(event),
@@ -359,6 +372,10 @@ impl Grant {
             (self.needs_attention_since, self.publish_again_at) = (None, None);
         }
         match event {
+            GrantEvent::Claimable(_) => {
+                self.round_began = self.retry_count;
+                self.publish_again_at = Some(at + patience::of_claimable(0));
+            }
             GrantEvent::Submitted(news) | GrantEvent::Reverted(news) => {
                 self.transaction_hash = Some(news.transaction_hash.clone());
                 self.block_number = None;
@@ -399,7 +416,7 @@ pub enum Effect {
 
 #[cfg(test)]
 mod tests {
-    use event::{Completed, Confirmed, Failed, Progress, Submitted};
+    use event::{Claimable, Completed, Confirmed, Failed, Progress, Submitted};
     use proptest::prelude::*;
     use shared::clock::from_micros;
 
@@ -448,7 +465,13 @@ mod tests {
             }),
             5 => GrantEvent::Failed(failed),
             6 => GrantEvent::Expired(failed),
-            _ => GrantEvent::Cancelled(failed),
+            7 => GrantEvent::Cancelled(failed),
+            _ => GrantEvent::Claimable(Claimable {
+                grant_id: GrantId::dense(Issuer::new(1), 0),
+                wallet_address: "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed".parse().unwrap(),
+                amount: "100".parse().unwrap(),
+                processed_at,
+            }),
         }
     }
 
@@ -459,9 +482,9 @@ mod tests {
             let mut paid = false;
             for (kind, hash, second) in all {
                 let before = grant.clone();
-                let event = news(kind % 8, hash % 2, second);
+                let event = news(kind % 9, hash % 2, second);
                 let effect = grant.apply(&event, from_micros(1));
-                paid |= kind % 8 == 4;
+                paid |= kind % 9 == 4;
                 prop_assert!(!before.state.is_final() || grant.state.is_final());
                 prop_assert!(grant.progressed_at >= before.progressed_at, "older news does not take the place of newer");
                 prop_assert_eq!(grant.state == State::Completed, paid);

@@ -6,6 +6,7 @@
 pub mod acceptor;
 pub mod api;
 pub mod bulk;
+pub mod claims;
 pub mod config;
 pub mod domain;
 pub mod latency;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use api::Loader;
+use claims::{RootMaker, Trees};
 pub use config::{Cli, Config};
 use operator::Operator;
 use republisher::Republisher;
@@ -62,6 +64,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "inbox:consumed",
     "load:commit",
     "load:committed",
+    "make_root:commit",
+    "make_root:committed",
     "redrive:commit",
     "redrive:committed",
     "relay:commit",
@@ -73,8 +77,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "set_going:committed",
     "switch:commit",
     "switch:committed",
-    "tell_switch:commit",
-    "tell_switch:committed",
+    "tell:commit",
+    "tell:committed",
     "undeliverable:commit",
     "undeliverable:committed",
 ];
@@ -136,7 +140,16 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
         policy: config.policy(),
         outbox_ready: Arc::clone(&outbox_ready),
     };
-    let routes_now = api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher), operator, loader);
+    let trees = Trees::new(store.clone());
+    let root_maker = RootMaker::new(
+        store.clone(),
+        trees.clone(),
+        clock.clone(),
+        config.claim_root_every(),
+        Arc::clone(&outbox_ready),
+    );
+    let routes_now =
+        api::routes(store.clone(), acceptor, letters.clone(), Arc::clone(&republisher), operator, loader, trees);
     routes.replace(http::with_common_routes(routes_now, health, metrics));
 
     lifecycle.work(
@@ -148,6 +161,7 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
         Schedule::woken("relay", Arc::clone(&outbox_ready), Duration::from_secs(2), publishing),
     );
     lifecycle.work(republisher, Schedule::polled("republisher", Duration::from_secs(1), database.clone()));
+    lifecycle.work(root_maker, Schedule::polled("root_maker", Duration::from_secs(1), database.clone()));
     lifecycle.work(Census { letters: letters.clone() }, Schedule::polled("census", Duration::from_secs(2), database));
 
     let consumer = Subscriber::new(store.clone(), clock);

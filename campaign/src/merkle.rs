@@ -1,7 +1,7 @@
 //! The Merkle tree that the grants of a campaign are claimed from, node for node as `OpenZeppelin`'s `StandardMerkleTree`
 //! of `["uint256", "address", "uint256"]` builds it (<https://github.com/OpenZeppelin/merkle-tree>).
 //!
-//! Pure: no I/O. The same leaves give the same root in whatever order they come. A tree keeps hashes and no leaves: 68
+//! Pure: no I/O. The same leaves give the same root in whatever order they come. A tree keeps hashes and no leaves: 64
 //! bytes a leaf, and half as much again while it is built.
 //!
 //! That no id is in two leaves is the caller's to see to; the distributor pays an id once, whatever a tree says.
@@ -38,34 +38,23 @@ pub struct Tree {
     /// A complete binary tree of `2 n - 1` nodes: the root is the first, the children of `i` are `2 i + 1` and `2 i + 2`,
     /// the leaves are the last `n`, the smallest hash at the very end.
     nodes: Box<[B256]>,
-    /// Where in `nodes` each leaf is, in the order in which the leaves came.
-    node_of: Box<[u32]>,
 }
 
 impl Tree {
-    /// The tree of these leaves; none without leaves.
-    ///
-    /// # Panics
-    ///
-    /// With more than 2³¹ leaves, whose nodes would take 128 GiB.
+    /// The tree of the leaves with these hashes; none without leaves.
     #[must_use]
-    pub fn of(leaves: impl IntoIterator<Item = Leaf>) -> Option<Self> {
-        let mut sorted: Vec<_> = leaves.into_iter().enumerate().map(|(at, leaf)| (leaf.hash(), narrow(at))).collect();
-        // By position where hashes are equal, as the library's stable sort has it.
-        sorted.sort_unstable();
-        let count = sorted.len();
-        let node_count = (2 * count).checked_sub(1)?;
+    pub fn of(mut leaves: Vec<B256>) -> Option<Self> {
+        leaves.sort_unstable();
+        let inner = leaves.len().checked_sub(1)?;
 
-        let mut nodes = vec![B256::ZERO; node_count].into_boxed_slice();
-        let mut node_of = vec![0; count].into_boxed_slice();
-        for (node, (hash, position)) in (0..node_count).rev().zip(sorted) {
-            nodes[node] = hash;
-            node_of[position as usize] = narrow(node);
-        }
-        for parent in (0..count - 1).rev() {
+        let mut nodes = Vec::with_capacity(inner + leaves.len());
+        nodes.resize(inner, B256::ZERO);
+        nodes.extend(leaves.iter().rev());
+        drop(leaves);
+        for parent in (0..inner).rev() {
             nodes[parent] = parent_of(nodes[2 * parent + 1], nodes[2 * parent + 2]);
         }
-        Some(Self { nodes, node_of })
+        Some(Self { nodes: nodes.into_boxed_slice() })
     }
 
     /// What is published on chain.
@@ -74,12 +63,19 @@ impl Tree {
         self.nodes[0]
     }
 
-    /// The proof of the leaf that came at this position, counted from zero: its siblings up to the root, at most
-    /// ⌈log₂ n⌉. None where there is no such leaf.
+    /// How many leaves it has.
     #[must_use]
-    pub fn proof(&self, position: usize) -> Option<Vec<B256>> {
-        let mut node = *self.node_of.get(position)? as usize;
-        let mut siblings = Vec::with_capacity(self.node_of.len().next_power_of_two().ilog2() as usize);
+    pub fn leaves(&self) -> usize {
+        self.nodes.len().div_ceil(2)
+    }
+
+    /// The proof of the leaf with this hash: its siblings up to the root, at most ⌈log₂ n⌉. None where there is no such
+    /// leaf.
+    #[must_use]
+    pub fn proof(&self, leaf: B256) -> Option<Vec<B256>> {
+        let inner = self.nodes.len() - self.leaves();
+        let mut node = inner + self.nodes[inner..].binary_search_by(|hash| leaf.cmp(hash)).ok()?;
+        let mut siblings = Vec::with_capacity(self.leaves().next_power_of_two().ilog2() as usize);
         while node != 0 {
             siblings.push(self.nodes[sibling(node)]);
             node = (node - 1) / 2;
@@ -92,11 +88,6 @@ impl Tree {
 #[must_use]
 pub fn verify(root: B256, leaf: &Leaf, proof: &[B256]) -> bool {
     proof.iter().fold(leaf.hash(), |node, sibling| parent_of(node, *sibling)) == root
-}
-
-/// A place among the leaves or the nodes, in half of the space.
-fn narrow(place: usize) -> u32 {
-    u32::try_from(place).expect("a tree has at most 2^31 leaves")
 }
 
 /// The smaller child comes first, so that a proof need not say on which side each sibling is.
@@ -145,6 +136,10 @@ mod tests {
         proof: Vec<B256>,
     }
 
+    fn tree(leaves: &[Leaf]) -> Tree {
+        Tree::of(leaves.iter().map(Leaf::hash).collect()).unwrap()
+    }
+
     #[test]
     fn trees_and_proofs_are_the_librarys() {
         let vectors = include_str!("../../contracts/test/support/merkle_vectors.json");
@@ -153,10 +148,11 @@ mod tests {
         for vector in &vectors.trees {
             let leaves: Vec<_> =
                 vector.leaves.iter().map(|&VectorLeaf { id, to, amount }| Leaf { id, to, amount }).collect();
-            let tree = Tree::of(leaves.iter().copied()).unwrap();
-            assert_eq!(tree.root(), vector.root, "root of {} leaves", leaves.len());
+            let tree = tree(&leaves);
+            assert_eq!((tree.root(), tree.leaves()), (vector.root, leaves.len()));
             for VectorProof { position, proof } in &vector.proofs {
-                assert_eq!(tree.proof(*position).as_ref(), Some(proof), "leaf {position} of {}", leaves.len());
+                let hash = leaves[*position].hash();
+                assert_eq!(tree.proof(hash).as_ref(), Some(proof), "leaf {position} of {}", leaves.len());
                 assert!(verify(vector.root, &leaves[*position], proof));
             }
         }
@@ -167,24 +163,22 @@ mod tests {
     #[test]
     fn a_single_leaf_is_the_root_and_needs_no_proof() {
         let leaf = Leaf { id: U256::from(7), to: Address::repeat_byte(7), amount: U256::from(5) };
-        let tree = Tree::of([leaf]).unwrap();
+        let tree = tree(&[leaf]);
         assert_eq!(tree.root(), leaf.hash());
-        assert_eq!(tree.proof(0), Some(vec![]));
-        assert_eq!(tree.proof(1), None);
+        assert_eq!(tree.proof(leaf.hash()), Some(vec![]));
+        assert_eq!(tree.proof(B256::ZERO), None);
     }
 
     #[test]
     fn there_is_no_tree_without_leaves() {
-        assert_eq!(Tree::of([]), None);
+        assert_eq!(Tree::of(vec![]), None);
     }
 
     #[test]
-    fn equal_leaves_have_a_proof_each() {
+    fn equal_leaves_have_a_proof() {
         let leaf = Leaf { id: U256::from(7), to: Address::repeat_byte(7), amount: U256::from(5) };
-        let tree = Tree::of([leaf; 5]).unwrap();
-        for position in 0..5 {
-            assert!(verify(tree.root(), &leaf, &tree.proof(position).unwrap()));
-        }
+        let tree = tree(&[leaf; 5]);
+        assert!(verify(tree.root(), &leaf, &tree.proof(leaf.hash()).unwrap()));
     }
 
     fn leaf() -> impl Strategy<Value = Leaf> {
@@ -198,15 +192,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_proof_verifies_and_none_verifies_another_leaf(leaves in prop::collection::vec(leaf(), 1..70)) {
-            let tree = Tree::of(leaves.iter().copied()).unwrap();
+            let tree = tree(&leaves);
             for (position, leaf) in leaves.iter().enumerate() {
-                let proof = tree.proof(position).unwrap();
+                let proof = tree.proof(leaf.hash()).unwrap();
                 prop_assert!(verify(tree.root(), leaf, &proof));
                 prop_assert!(proof.len() <= leaves.len().next_power_of_two().ilog2() as usize);
                 let next = (position + 1) % leaves.len();
                 prop_assert_eq!(verify(tree.root(), &leaves[next], &proof), next == position);
             }
-            prop_assert_eq!(tree.proof(leaves.len()), None);
+            prop_assert_eq!(tree.proof(B256::ZERO), None);
         }
 
         #[test]
@@ -215,9 +209,9 @@ mod tests {
             position in any::<prop::sample::Index>(),
             bit in 0..256_usize,
         ) {
-            let tree = Tree::of(leaves.iter().copied()).unwrap();
-            let position = position.index(leaves.len());
-            let (leaf, proof) = (leaves[position], tree.proof(position).unwrap());
+            let tree = tree(&leaves);
+            let leaf = leaves[position.index(leaves.len())];
+            let proof = tree.proof(leaf.hash()).unwrap();
             let mask = U256::ONE << bit;
             let mut to = leaf.to;
             to[bit / 8 % 20] ^= 1 << (bit % 8);
@@ -225,6 +219,7 @@ mod tests {
                 [Leaf { id: leaf.id ^ mask, ..leaf }, Leaf { to, ..leaf }, Leaf { amount: leaf.amount ^ mask, ..leaf }];
             for leaf in changed {
                 prop_assert!(!verify(tree.root(), &leaf, &proof), "{leaf:?}");
+                prop_assert_eq!(tree.proof(leaf.hash()), None);
             }
         }
 
@@ -235,9 +230,9 @@ mod tests {
             level in any::<prop::sample::Index>(),
             bit in 0..256_usize,
         ) {
-            let tree = Tree::of(leaves.iter().copied()).unwrap();
+            let tree = tree(&leaves);
             let position = position.index(leaves.len());
-            let mut proof = tree.proof(position).unwrap();
+            let mut proof = tree.proof(leaves[position].hash()).unwrap();
             let level = level.index(proof.len());
             proof[level][bit / 8] ^= 1 << (bit % 8);
             prop_assert!(!verify(tree.root(), &leaves[position], &proof));
@@ -249,9 +244,7 @@ mod tests {
         fn the_order_of_the_leaves_does_not_matter(leaves in prop::collection::vec(leaf(), 1..70), by in 0..70_usize) {
             let mut turned = leaves.clone();
             turned.rotate_left(by % leaves.len());
-            let (tree, turned) = (Tree::of(leaves).unwrap(), Tree::of(turned).unwrap());
-            prop_assert_eq!(tree.root(), turned.root());
-            prop_assert_eq!(tree.nodes, turned.nodes);
+            prop_assert_eq!(tree(&leaves), tree(&turned));
         }
     }
 }

@@ -59,7 +59,7 @@ impl Worker for Republisher {
 
         metrics::gauge!("grants_needing_attention").set(u32::try_from(open.needing_attention).unwrap_or(u32::MAX));
 
-        if self.store.tell_switch_again(now, self.patience.first_wait).await? {
+        if self.store.tell_again(now, self.patience.first_wait).await? {
             self.outbox_ready.notify_one();
         }
         let Republished { published, given_up } = self.store.republish(now, self.patience, Self::BATCH).await?;

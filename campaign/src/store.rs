@@ -6,6 +6,7 @@
 mod accept;
 mod adopt;
 mod campaigns;
+mod claims;
 mod history;
 mod jobs;
 mod ledger;
@@ -15,9 +16,11 @@ mod rebuild;
 mod republish;
 mod results;
 mod statistics;
+mod tell;
 
 pub use accept::Policy;
 pub use campaigns::{Change, KillSwitch};
+pub use claims::{Claim, ClaimRoot, DueTree};
 pub use jobs::{Job, Rejection};
 pub use queries::{GrantFilter, Holding, Page, Totals};
 pub use rebuild::{Difference, Rebuilt};

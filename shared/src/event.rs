@@ -4,6 +4,7 @@
 //! optional for the reader, unknown fields are ignored, and a field that is absent is not written.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::finality::Finality;
-use crate::id::{CampaignId, Issuer, Priority, RequestId, TokenAmount, UserId, WalletAddress};
+use crate::id::{BaseUnits, CampaignId, GrantId, Issuer, Priority, RequestId, TokenAmount, UserId, WalletAddress};
 use crate::schema;
 use crate::telemetry::{self, TraceParent};
 
@@ -28,6 +29,9 @@ pub enum RequestEvent {
     /// All payments are stopped, or go on.
     #[serde(rename = "kill_switch.changed")]
     KillSwitchChanged(KillSwitchChanged),
+    /// The grants of a campaign are to be claimed by another Merkle tree.
+    #[serde(rename = "claim_root.changed")]
+    ClaimRootChanged(ClaimRootChanged),
 }
 
 /// Tokens are to be paid: exactly once for each `request_id`.
@@ -63,9 +67,24 @@ pub struct GrantRequested {
     pub terms: Terms,
 }
 
+impl GrantRequested {
+    /// The grant's id on chain: `issuer << 64 | grant_index`, dense, so that ids share storage words; for a message without
+    /// them `keccak256(request_id)` with its top bit set, which no dense id has.
+    #[must_use]
+    pub fn grant_id(&self) -> GrantId {
+        match (self.issuer, self.grant_index) {
+            (Some(issuer), Some(index)) => GrantId::dense(issuer, index),
+            _ => GrantId::sparse(&self.request_id),
+        }
+    }
+}
+
 /// How a grant is to be paid, where that is not left to the blockchain service's own settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Terms {
+    /// Whether it is minted, or claimed.
+    #[serde(default, skip_serializing_if = "PaymentMode::is_mint")]
+    pub mode: PaymentMode,
     /// Not after this, UTC: a grant that is in no transaction by then fails as `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
@@ -84,6 +103,42 @@ pub struct Terms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$")]
     pub token: Option<WalletAddress>,
+}
+
+/// How the tokens of a grant come to their recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentMode {
+    /// The blockchain service mints them.
+    #[default]
+    Mint,
+    /// Nothing is minted until the recipient, or anybody for the recipient, claims them from the distributor.
+    Claim,
+}
+
+impl PaymentMode {
+    /// Whether it is what most grants have.
+    #[must_use]
+    pub fn is_mint(&self) -> bool {
+        *self == Self::Mint
+    }
+
+    /// The word that is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mint => "mint",
+            Self::Claim => "claim",
+        }
+    }
+}
+
+impl FromStr for PaymentMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Mint, Self::Claim].into_iter().find(|mode| mode.as_str() == text).ok_or("must be mint or claim")
+    }
 }
 
 /// A grant is not wanted any more: if it is in no transaction yet, it is not paid, and fails as `cancelled`.
@@ -109,6 +164,20 @@ pub struct KillSwitchChanged {
     /// Grows with each change: a change of a lower number comes late, and is ignored.
     pub number: u64,
     /// When it was changed.
+    pub timestamp: DateTime<Utc>,
+}
+
+/// The grants of a campaign are to be claimed by this Merkle tree, in place of the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRootChanged {
+    /// Whose grants.
+    pub campaign_id: CampaignId,
+    /// The tree's root, 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub root: String,
+    /// Grows with each tree of the campaign: a tree of a lower number comes late, and is ignored.
+    pub number: u64,
+    /// When the tree was made.
     pub timestamp: DateTime<Utc>,
 }
 
@@ -143,6 +212,12 @@ pub enum ResultEvent {
     /// The grant will not be paid.
     #[serde(rename = "token.grant.failed")]
     Failed(GrantFailed),
+    /// The grant is to be claimed, and this is how it has to stand in a Merkle tree.
+    #[serde(rename = "token.grant.claimable")]
+    Claimable(GrantClaimable),
+    /// The root of a campaign's Merkle tree is on chain.
+    #[serde(rename = "claim_root.published")]
+    ClaimRootPublished(ClaimRootPublished),
 }
 
 /// Progress: the blockchain service has these grants, and will pay them.
@@ -246,6 +321,51 @@ pub struct GrantFailed {
     pub error_code: Option<String>,
 }
 
+/// One grant is to be claimed: the blockchain service has it, and will not mint it. It is paid when the distributor says
+/// that it was claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantClaimable {
+    /// Who is to be paid.
+    pub user_id: UserId,
+    /// For which campaign.
+    pub campaign_id: CampaignId,
+    /// The grant.
+    pub request_id: RequestId,
+    /// Its id on chain.
+    pub grant_id: GrantId,
+    /// Who gets the tokens, whoever claims.
+    pub wallet_address: WalletAddress,
+    /// How much.
+    pub amount: BaseUnits,
+    /// The `timestamp` of the request.
+    pub timestamp: DateTime<Utc>,
+    /// When it was taken in.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// The root of a campaign's Merkle tree is on chain, in a final block: the grants in the tree can be claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRootPublished {
+    /// Whose grants.
+    pub campaign_id: CampaignId,
+    /// The tree's root, 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub root: String,
+    /// The tree's number, as it was told.
+    pub number: u64,
+    /// The chain (EIP-155).
+    pub chain_id: u64,
+    /// The contract that pays.
+    pub distributor: WalletAddress,
+    /// The transaction that published it, 0x and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub transaction_hash: String,
+    /// The block of the transaction.
+    pub block_number: u64,
+    /// When it became final for us.
+    pub processed_at: DateTime<Utc>,
+}
+
 /// The most characters of an `error_message` that are kept.
 pub const MAX_ERROR_CHARS: usize = 1000;
 
@@ -255,7 +375,7 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err(serde::de::Error::custom("transaction_hash must be 0x and 64 hexadecimal digits"))
+        Err(serde::de::Error::custom("a hash must be 0x and 64 hexadecimal digits"))
     }
 }
 
@@ -331,6 +451,7 @@ impl RequestEvent {
                 Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.cancel_requested")
             }
             Self::KillSwitchChanged(_) => event_type_alone("kill_switch.changed"),
+            Self::ClaimRootChanged(changed) => of_campaign("claim_root.changed", &changed.campaign_id),
         }
     }
 
@@ -340,13 +461,19 @@ impl RequestEvent {
         match self {
             Self::Requested(GrantRequested { request_id, .. })
             | Self::CancelRequested(CancelRequested { request_id, .. }) => Some(request_id),
-            Self::KillSwitchChanged(_) => None,
+            Self::KillSwitchChanged(_) | Self::ClaimRootChanged(_) => None,
         }
     }
 }
 
 fn event_type_alone(event_type: &str) -> AttributeMap {
     AttributeMap::from([("event_type".to_owned(), event_type.to_owned())])
+}
+
+fn of_campaign(event_type: &str, campaign_id: &CampaignId) -> AttributeMap {
+    let mut map = event_type_alone(event_type);
+    map.insert("campaign_id".to_owned(), campaign_id.to_string());
+    map
 }
 
 impl ResultEvent {
@@ -364,6 +491,10 @@ impl ResultEvent {
             Self::Failed(GrantFailed { user_id, campaign_id, request_id, .. }) => {
                 Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.failed")
             }
+            Self::Claimable(GrantClaimable { user_id, campaign_id, request_id, .. }) => {
+                Attributes { user_id, campaign_id, request_id, trace }.to_map("token.grant.claimable")
+            }
+            Self::ClaimRootPublished(published) => of_campaign("claim_root.published", &published.campaign_id),
         }
     }
 
@@ -377,16 +508,23 @@ impl ResultEvent {
             Self::Reverted(reverted) => &reverted.request_ids,
             Self::Completed(completed) => std::slice::from_ref(&completed.request_id),
             Self::Failed(failed) => std::slice::from_ref(&failed.request_id),
+            Self::Claimable(claimable) => std::slice::from_ref(&claimable.request_id),
+            Self::ClaimRootPublished(_) => &[],
         }
     }
 
-    /// The grant whose end it is, if it is one.
+    /// The grant that it is about, if it is about one alone.
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         match self {
             Self::Completed(completed) => Some(&completed.request_id),
             Self::Failed(failed) => Some(&failed.request_id),
-            Self::Started(_) | Self::Submitted(_) | Self::Confirmed(_) | Self::Reverted(_) => None,
+            Self::Claimable(claimable) => Some(&claimable.request_id),
+            Self::Started(_)
+            | Self::Submitted(_)
+            | Self::Confirmed(_)
+            | Self::Reverted(_)
+            | Self::ClaimRootPublished(_) => None,
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, U256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -333,6 +333,126 @@ impl From<Issuer> for String {
     }
 }
 
+/// The id under which the distributor keeps a grant's paid bit. On the wire it is 0x and 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GrantId(pub U256);
+
+impl GrantId {
+    /// The id of an issuer's grant, `issuer << 64 | grant_index`.
+    #[must_use]
+    pub fn dense(issuer: Issuer, grant_index: u64) -> Self {
+        Self(U256::from(issuer.number()) << 64 | U256::from(grant_index))
+    }
+
+    /// The id of a grant that nobody has numbered: a hash with its top bit set, which no dense id has.
+    #[must_use]
+    pub fn sparse(request_id: &RequestId) -> Self {
+        let hash = U256::from_be_bytes(keccak256(request_id.as_str()).0);
+        Self(hash | U256::ONE << 255)
+    }
+
+    /// Whose numbering a dense id belongs to, and its number; `None` for one without.
+    #[must_use]
+    pub fn number(self) -> Option<(Issuer, u64)> {
+        let [index, issuer, 0, 0] = *self.0.as_limbs() else { return None };
+        Some((Issuer::new(issuer), index))
+    }
+}
+
+/// Why a text is not an id on chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be 64 hexadecimal digits")]
+pub struct InvalidGrantId;
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:064x}", self.0)
+    }
+}
+
+impl FromStr for GrantId {
+    type Err = InvalidGrantId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidGrantId> {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        if digits.len() != 64 {
+            return Err(InvalidGrantId);
+        }
+        U256::from_str_radix(digits, 16).map(Self).map_err(|_| InvalidGrantId)
+    }
+}
+
+impl TryFrom<String> for GrantId {
+    type Error = InvalidGrantId;
+
+    fn try_from(text: String) -> Result<Self, InvalidGrantId> {
+        text.parse()
+    }
+}
+
+impl From<GrantId> for String {
+    fn from(id: GrantId) -> Self {
+        format!("0x{id}")
+    }
+}
+
+/// An amount as the token's contract counts it: whole tokens times 10 to the power of its decimals. In JSON it is a string
+/// of decimal digits, since it has up to 96 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BaseUnits(U256);
+
+/// Why a text is not an amount in base units.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be decimal digits, at most 96 bits of them")]
+pub struct InvalidBaseUnits;
+
+impl BaseUnits {
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> U256 {
+        self.0
+    }
+}
+
+impl TryFrom<U256> for BaseUnits {
+    type Error = InvalidBaseUnits;
+
+    /// The distributor pays at most 96 bits.
+    fn try_from(number: U256) -> Result<Self, InvalidBaseUnits> {
+        if number.bit_len() <= 96 { Ok(Self(number)) } else { Err(InvalidBaseUnits) }
+    }
+}
+
+impl FromStr for BaseUnits {
+    type Err = InvalidBaseUnits;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBaseUnits> {
+        U256::from_str_radix(text, 10).map_err(|_| InvalidBaseUnits)?.try_into()
+    }
+}
+
+impl TryFrom<String> for BaseUnits {
+    type Error = InvalidBaseUnits;
+
+    fn try_from(text: String) -> Result<Self, InvalidBaseUnits> {
+        text.parse()
+    }
+}
+
+impl From<BaseUnits> for String {
+    fn from(amount: BaseUnits) -> Self {
+        amount.0.to_string()
+    }
+}
+
+impl fmt::Display for BaseUnits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -358,6 +478,12 @@ mod tests {
             assert_eq!(bad.parse::<TokenAmount>(), Err(InvalidAmount), "{bad}");
         }
         assert_eq!("1000000000".parse::<TokenAmount>().map(u64::from), Ok(1_000_000_000));
+    }
+
+    #[test]
+    fn the_index_is_the_low_word_of_a_dense_id() {
+        assert_eq!(GrantId::dense(Issuer::new(7), 3).0.as_limbs(), &[3, 7, 0, 0]);
+        assert_eq!(GrantId::dense(Issuer::new(7), 3).to_string().len(), 64);
     }
 
     #[test]
@@ -394,7 +520,34 @@ mod tests {
         }
 
         #[test]
+        fn dense_ids_differ_from_each_other_and_from_sparse_ones(a: (u64, u64), b: (u64, u64), request_id in "[a-z]{1,9}") {
+            let dense = |(issuer, index)| GrantId::dense(Issuer::new(issuer), index);
+            prop_assert_eq!(dense(a) == dense(b), a == b);
+            prop_assert!(!dense(a).0.bit(255));
+            prop_assert_eq!(dense(a).number(), Some((Issuer::new(a.0), a.1)));
+            let sparse = GrantId::sparse(&request_id.parse().unwrap());
+            prop_assert!(sparse.0.bit(255));
+            prop_assert_eq!(sparse.number(), None);
+            for id in [dense(a), sparse] {
+                prop_assert_eq!(id.to_string().parse(), Ok(id));
+                prop_assert_eq!(GrantId::try_from(String::from(id)), Ok(id));
+            }
+        }
+
+        #[test]
+        fn base_units_have_96_bits_at_most(low: u128) {
+            let number = U256::from(low);
+            let amount = number.to_string().parse::<BaseUnits>();
+            prop_assert_eq!(amount.is_ok(), low >> 96 == 0);
+            if let Ok(amount) = amount {
+                prop_assert_eq!(BaseUnits::try_from(String::from(amount)), Ok(amount));
+            }
+        }
+
+        #[test]
         fn parsing_never_panics(text in ".*") {
+            let _ = text.parse::<GrantId>();
+            let _ = text.parse::<BaseUnits>();
             let _ = text.parse::<UserId>();
             let _ = text.parse::<WalletAddress>();
             let _ = text.parse::<TokenAmount>();

@@ -154,6 +154,32 @@ impl Auditor {
         Ok(self.reader.read_once().await?)
     }
 
+    /// Completes grants that were claimed, as far as the chain was read; a page at a time. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn complete_claimed(&self) -> Result<usize, Error> {
+        let claimed = self.store.claimed(self.deployment.decimals, PAGE).await?;
+        let verdicts: Vec<_> =
+            claimed.into_iter().map(|(payment, paid)| (payment, Settled::Ended(Ending::Completed(paid)))).collect();
+        let grants = verdicts.len();
+        if grants > 0 {
+            self.end(verdicts).await?;
+            tracing::info!(grants, "grants were claimed");
+        }
+        Ok(grants)
+    }
+
+    /// Ends payments that are in no transaction.
+    async fn end(&self, verdicts: Vec<(Payment, Settled)>) -> Result<(), Error> {
+        let (settlement, now) = (Settlement { transaction: None, verdicts }, self.clock.now());
+        self.store.settle(&settlement, now).await?;
+        self.observations.grants_ended(&settlement, now);
+        self.outbox_ready.notify_one();
+        Ok(())
+    }
+
     /// Begins to compare with the blocks below `next_block`, which have been read.
     #[must_use]
     pub fn begin(&self, next_block: u64) -> Round {
@@ -282,12 +308,8 @@ impl Auditor {
         }
         let payments: Vec<_> = lost.iter().map(|(payment, _)| payment.clone()).collect();
         self.store.requeue(&payments).await?;
-        let verdicts = lost.iter().map(|(payment, ending)| (payment.clone(), Settled::Ended(ending.clone()))).collect();
-        let settlement = Settlement { transaction: None, verdicts };
-        let now = self.clock.now();
-        self.store.settle(&settlement, now).await?;
-        self.observations.grants_ended(&settlement, now);
-        self.outbox_ready.notify_one();
+        let ended = |(payment, ending): &(Payment, Ending)| (payment.clone(), Settled::Ended(ending.clone()));
+        self.end(lost.iter().map(ended).collect()).await?;
         Ok(true)
     }
 

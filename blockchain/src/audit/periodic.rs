@@ -1,5 +1,5 @@
-//! The audit that the service makes by itself: it follows the chain, compares every now and then, repairs what is safe to
-//! repair, and says what differs, in metrics and once in the log.
+//! The audit that the service makes by itself: it follows the chain, completes what was claimed there, compares every now
+//! and then, repairs what is safe to repair, and says what differs, in metrics and once in the log.
 //!
 //! It reports on no dependency of the service: a difference is for people to look at, and no reason to take a service out
 //! of rotation that pays as it should; nor is a campaign service that is away.
@@ -52,7 +52,11 @@ impl Worker for PeriodicAudit {
     async fn run_once(&self) -> Result<Progress, Error> {
         let mut state = self.state.lock().await;
         let Some(mut round) = state.round.take() else {
-            let Reading::UpTo { next_block } = self.auditor.read_once().await? else { return Ok(Progress::Worked) };
+            let reading = self.auditor.read_once().await?;
+            if self.auditor.complete_claimed().await? > 0 {
+                return Ok(Progress::Worked);
+            }
+            let Reading::UpTo { next_block } = reading else { return Ok(Progress::Worked) };
             let now = self.auditor.clock.now();
             if state.due_at.is_some_and(|due_at| now < due_at) {
                 return Ok(Progress::Idle);

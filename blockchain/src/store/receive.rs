@@ -21,6 +21,8 @@ use crate::domain::{Demand, Ending, Failure, Paid, Payment};
 pub struct Received {
     /// Queued for the chain.
     pub queued: usize,
+    /// To be claimed.
+    pub claimable: usize,
     /// Known already. Those that have ended are answered again.
     pub repeated: usize,
     /// Refused: they cannot be paid, are not wanted any more, or have the id on chain of another grant.
@@ -30,8 +32,14 @@ pub struct Received {
 /// A payment that is stored, and where it stands.
 struct Stored {
     payment: Payment,
-    ending: Option<(Ending, DateTime<Utc>)>,
-    is_queued: bool,
+    standing: Standing,
+}
+
+enum Standing {
+    Queued,
+    Assigned,
+    Claimable,
+    Ended(Ending, DateTime<Utc>),
 }
 
 #[derive(Debug, Serialize)]
@@ -72,26 +80,38 @@ impl Store {
             let payment = demand.payment();
             // What was inserted is new where it stands first in the batch, and a repeat behind that.
             if new.remove(&payment.request_id) {
-                match demand.refusal() {
-                    None => {
-                        received.queued += 1;
-                        started.push(payment.request_id.clone());
-                    }
-                    Some(failure) => {
+                match (demand.refusal(), demand) {
+                    (Some(failure), _) => {
                         received.refused += 1;
                         let event = payment.result(&Ending::Failed(failure), now);
                         messages.push(Pending::result(&event, payment.trace, now));
                     }
+                    (None, Demand::Claim(_, amount)) => {
+                        received.claimable += 1;
+                        messages.push(Pending::result(&payment.claimable(*amount, now), payment.trace, now));
+                    }
+                    (None, _) => {
+                        received.queued += 1;
+                        started.push(payment.request_id.clone());
+                    }
                 }
-            } else if let Some(stored) = known.get(&payment.request_id) {
+            } else if let Some(Stored { payment, standing }) = known.get(&payment.request_id) {
                 received.repeated += 1;
-                if let Some((ending, at)) = &stored.ending {
-                    let event = stored.payment.result(ending, *at);
-                    messages.push(Pending::result(&event, stored.payment.trace, now));
-                } else if stored.is_queued && matches!(demand, Demand::Cancel(_)) {
-                    let verdict = Verdict::Ended(Ending::Failed(Failure::cancelled()));
-                    cancelled.push((stored.payment.clone(), verdict));
-                }
+                let answer = match (standing, demand) {
+                    (Standing::Ended(ending, at), _) => payment.result(ending, *at),
+                    (Standing::Claimable, Demand::Claim(asked, amount))
+                        if asked.token_amount == payment.token_amount =>
+                    {
+                        payment.claimable(*amount, now)
+                    }
+                    (Standing::Queued, Demand::Cancel(_)) => {
+                        let verdict = Verdict::Ended(Ending::Failed(Failure::cancelled()));
+                        cancelled.push((payment.clone(), verdict));
+                        continue;
+                    }
+                    (Standing::Queued | Standing::Assigned | Standing::Claimable, _) => continue,
+                };
+                messages.push(Pending::result(&answer, payment.trace, now));
             } else {
                 received.refused += 1;
                 let failure = Failure::new("grant_id_taken", "another grant has this issuer and grant_index");
@@ -124,7 +144,11 @@ async fn insert(tx: &mut Tx, demands: &[Demand], now: DateTime<Utc>) -> db::Resu
                 campaign_id: payment.campaign_id.as_str(),
                 recipient: payment.recipient,
                 token_amount: payment.token_amount.whole_tokens(),
-                state: if refusal.is_none() { "queued" } else { "failed" },
+                state: match (&refusal, demand) {
+                    (Some(_), _) => "failed",
+                    (None, Demand::Claim(..)) => "claimable",
+                    (None, _) => "queued",
+                },
                 finished_at: refusal.as_ref().map(|_| now.timestamp_micros()),
                 error_code: refusal.as_ref().map(|failure| failure.code.clone()),
                 error_message: refusal.map(|failure| failure.message),
@@ -183,13 +207,13 @@ async fn known(tx: &mut Tx, demands: &[Demand]) -> db::Result<Known> {
     .await?;
     rows.iter()
         .map(|row| {
-            let (payment, is_queued) = (payment(row)?, row.try_get::<&str, _>("state")? == "queued");
-            Ok((payment.request_id.clone(), Stored { payment, ending: ending(row)?, is_queued }))
+            let payment = payment(row)?;
+            Ok((payment.request_id.clone(), Stored { payment, standing: standing(row)? }))
         })
         .collect()
 }
 
-fn ending(row: &AnyRow) -> db::Result<Option<(Ending, DateTime<Utc>)>> {
+fn standing(row: &AnyRow) -> db::Result<Standing> {
     let ending = match row.try_get::<&str, _>("state")? {
         "completed" => Ending::Completed(Paid {
             transaction_hash: db::parse::<B256>(row, "transaction_hash")?,
@@ -200,7 +224,9 @@ fn ending(row: &AnyRow) -> db::Result<Option<(Ending, DateTime<Utc>)>> {
         "failed" => {
             Ending::Failed(Failure { code: row.try_get("error_code")?, message: row.try_get("error_message")? })
         }
-        _ => return Ok(None),
+        "claimable" => return Ok(Standing::Claimable),
+        "queued" => return Ok(Standing::Queued),
+        _ => return Ok(Standing::Assigned),
     };
-    Ok(Some((ending, db::time(row, "finished_at")?)))
+    Ok(Standing::Ended(ending, db::time(row, "finished_at")?))
 }

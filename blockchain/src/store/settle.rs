@@ -13,7 +13,7 @@ use shared::outbox::{self, Pending};
 
 use super::lane::{Lane, hold};
 use super::transactions::record;
-use super::{Store, payment, payment_columns};
+use super::{Store, claims, payment, payment_columns};
 use crate::domain::{Ending, Payment};
 use crate::transaction::End;
 
@@ -47,8 +47,8 @@ pub struct Ended {
     pub id: String,
     /// How it ended.
     pub end: End,
-    /// The hash of the attempt that was mined, where one was.
-    pub transaction_hash: Option<B256>,
+    /// The hash of the attempt that was mined and the number of its block, where one was.
+    pub mined: Option<(B256, u64)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// Ends a transaction and the payments that it carries, and announces the endings. Without a transaction it ends
-    /// payments that wait for one; whatever has moved on meanwhile is left alone. Whether it did: not if the lane is
+    /// payments that are in none; whatever has moved on meanwhile is left alone. Whether it did: not if the lane is
     /// another's by now, or the transaction has ended already.
     ///
     /// # Errors
@@ -142,8 +142,9 @@ impl Store {
                 // Another process has settled it, with the same receipt.
                 return Ok(false);
             }
-            let told = json!({ "transaction_hash": transaction.transaction_hash });
+            let told = json!({ "transaction_hash": transaction.mined.map(|(hash, _)| hash) });
             record(&mut tx, &transaction.id, transaction.end.as_str(), now, &told).await?;
+            claims::end(&mut tx, transaction, now).await?;
         }
         let transaction = settlement.transaction.as_ref().map(|transaction| &*transaction.id);
         end(&mut tx, transaction, &settlement.verdicts, now).await?;
@@ -193,7 +194,7 @@ async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db:
              error_message = value->>'error_message',
              finished_at = cast(value->>'finished_at' as bigint)
          from json_each($1)
-         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'assigned')
+         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'claimable', 'assigned')
            and coalesce(payment.transaction_id, '') = $2
          returning request_id",
     )

@@ -15,7 +15,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::lane::{Lane, LaneId, hold};
-use super::{Store, keys, payment, payment_columns};
+use super::{Publication, Store, claims, keys, payment, payment_columns};
 use crate::domain::Payment;
 use crate::fees::Fees;
 use crate::signer::Signed;
@@ -36,6 +36,8 @@ pub struct NewTransaction<'a> {
     pub fees: Fees,
     /// What it pays; all of them are final at the same time.
     pub payments: &'a [Payment],
+    /// The root that it publishes, if it does.
+    pub publication: Option<Publication<'a>>,
 }
 
 impl NewTransaction<'_> {
@@ -101,8 +103,9 @@ impl Store {
         rows.iter().map(|row| Ok((payment(row)?, db::time(row, "not_before")?))).collect()
     }
 
-    /// Binds payments to the lane's next nonce for ever, with the signed bytes and their hash. Returns the transaction's
-    /// name; `None`, having changed nothing, if the lane, the nonce or one of the payments is no longer free.
+    /// Binds payments, or a root, to the lane's next nonce for ever, with the signed bytes and their hash. Returns the
+    /// transaction's name; `None`, having changed nothing, if the lane, the nonce, one of the payments or the root is no
+    /// longer free.
     ///
     /// # Errors
     ///
@@ -139,6 +142,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if assigned.rows_affected() != transaction.payments.len() as u64 {
+            return Ok(None);
+        }
+        if let Some(publication) = transaction.publication
+            && !claims::assign(&mut tx, publication, &id).await?
+        {
             return Ok(None);
         }
         announce(&mut tx, transaction.payments, transaction.signed.hash, now).await?;
@@ -285,6 +293,7 @@ impl Store {
         .execute(&mut *tx)
         .await?
         .rows_affected();
+        claims::reopen(&mut tx, &id).await?;
         record(&mut tx, &id, "reopened", now, &json!({ "was": state, "payments": payments })).await?;
         tx.commit().await?;
         Ok(Reopened::Transaction { id, payments })
@@ -471,6 +480,9 @@ async fn announce_block(
 
 /// Tells the owners of the grants which transaction is to pay them.
 async fn announce(tx: &mut Tx, payments: &[Payment], hash: B256, now: DateTime<Utc>) -> db::Result<()> {
+    if payments.is_empty() {
+        return Ok(());
+    }
     let progress = ResultEvent::Submitted(GrantsSubmitted {
         request_ids: payments.iter().map(|payment| payment.request_id.clone()).collect(),
         transaction_hash: hash.to_string(),

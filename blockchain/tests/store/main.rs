@@ -20,6 +20,7 @@ use sqlx::Row as _;
 use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
 
+mod claims;
 mod demands;
 
 on_both_databases! {
@@ -118,7 +119,8 @@ fn signed(seed: &str) -> Signed {
 
 fn transaction<'a>(nonce: u64, signed: &'a Signed, payments: &'a [Payment]) -> NewTransaction<'a> {
     let fees = Fees { max_fee_per_gas: 2_000_000_000, max_priority_fee_per_gas: 1_000_000_000 };
-    NewTransaction { nonce, signed, purpose: Purpose::Pay, gas_limit: 16_000_000, fees, payments }
+    let publication = None;
+    NewTransaction { nonce, signed, purpose: Purpose::Pay, gas_limit: 16_000_000, fees, payments, publication }
 }
 
 async fn assign(store: &Store, nonce: u64, signed: &Signed, payments: &[Payment]) -> Option<String> {
@@ -141,7 +143,7 @@ fn refused(message: &str) -> Ending {
 }
 
 fn settlement(transaction: Option<&str>, verdicts: Vec<(Payment, Verdict)>) -> Settlement {
-    let ended = |id: &str| Ended { lane: HELD, id: id.to_owned(), end: End::Succeeded, transaction_hash: None };
+    let ended = |id: &str| Ended { lane: HELD, id: id.to_owned(), end: End::Succeeded, mined: None };
     Settlement { transaction: transaction.map(ended), verdicts }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::clock::Clock;
+use shared::event::PaymentMode;
 use shared::finality::Finality;
 use shared::http::fields::{Fields, Limit, Nullable, Remark, Time};
 use shared::http::{Error, FieldError, Problem};
@@ -96,6 +97,10 @@ pub(super) struct Settings {
     #[schema(value_type = Option<String>, example = "active")]
     #[param(value_type = Option<String>, example = "active")]
     state: Option<CampaignState>,
+    /// `mint`, or `claim`: its grants are not minted, and players claim them. What was granted before stays as it was.
+    #[schema(value_type = Option<String>, example = "mint")]
+    #[param(value_type = Option<String>, example = "mint")]
+    mode: Option<PaymentMode>,
     /// When the block of a payment counts as final: a number of blocks, `safe` or `finalized`; null for the blockchain
     /// service's own setting.
     #[schema(value_type = Option<String>)]
@@ -180,6 +185,7 @@ impl Settings {
             eligibility: fields.optional("eligibility"),
             listed_users: fields.optional_list("listed_users"),
             state: fields.optional("state"),
+            mode: fields.optional("mode"),
             finality: fields.nullable("finality"),
             priority: fields.optional_number("priority"),
             chain_id: fields.nullable("chain_id"),
@@ -210,6 +216,7 @@ impl Settings {
             eligibility: self.eligibility.unwrap_or(base.eligibility),
             listed_users: self.listed_users.map_or(base.listed_users, |users| users.into_iter().collect()),
             state: self.state.unwrap_or(base.state),
+            mode: self.mode.unwrap_or(base.mode),
             finality: self.finality.over(base.finality),
             priority: self.priority.unwrap_or(base.priority),
             chain_id: self.chain_id.map(|ChainId(chain_id)| chain_id).over(base.chain_id),

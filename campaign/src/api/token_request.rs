@@ -132,6 +132,11 @@ fn refused(refusal: Refusal) -> Problem {
             (Status::FORBIDDEN, "urn:problem-type:campaign-not-started", "The campaign has not started")
         }
         Refusal::Over { .. } => (Status::FORBIDDEN, "urn:problem-type:campaign-over", "The campaign is over"),
+        Refusal::ClaimsDoNotExpire => (
+            Status::UNPROCESSABLE_ENTITY,
+            "urn:problem-type:claims-do-not-expire",
+            "The campaign's grants are claimed, and do not expire",
+        ),
         Refusal::NotEligible => {
             (Status::FORBIDDEN, "urn:problem-type:not-eligible", "The campaign does not pay this user")
         }

@@ -129,7 +129,7 @@ impl Known {
             return refused(Refusal::Stopped);
         }
         let request = arrival.request(campaign.spec.amount);
-        match campaign.admit(&request, participant, self.listed.contains(&nature), now) {
+        match campaign.admit(&request, arrival.expires_at, participant, self.listed.contains(&nature), now) {
             Ok(()) => Answer::Grant(request, participant.grants + 1),
             Err(refusal) => refused(refusal),
         }

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use shared::event::Terms;
+use shared::event::{PaymentMode, Terms};
 use shared::finality::Finality;
 use shared::id::{CampaignId, Priority, TokenAmount, UserId, WalletAddress};
 use utoipa::ToSchema;
 
 use super::event::{CampaignEvent, GrantEvent};
-use super::{Grant, GrantRequest, Standing};
+use super::{Grant, GrantRequest, Standing, State};
 
 /// A campaign's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -42,6 +42,10 @@ pub struct Spec {
     /// Whether it pays now.
     #[serde(default)]
     pub state: CampaignState,
+    /// Whether its grants are minted, or claimed by the players: `mint`, where it is absent, or `claim`.
+    #[serde(default, skip_serializing_if = "PaymentMode::is_mint")]
+    #[schema(required = false)]
+    pub mode: PaymentMode,
     /// When the block of a payment counts as final: a number of blocks, `safe` or `finalized`. Null for the blockchain
     /// service's own setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +78,7 @@ impl Spec {
             eligibility: Eligibility::default(),
             listed_users: BTreeSet::new(),
             state: CampaignState::default(),
+            mode: PaymentMode::default(),
             finality: None,
             priority: Priority::default(),
             chain_id: None,
@@ -84,8 +89,8 @@ impl Spec {
     /// How its grants are to be paid.
     #[must_use]
     pub fn terms(&self, expires_at: Option<DateTime<Utc>>) -> Terms {
-        let Self { finality, priority, chain_id, token, .. } = self;
-        Terms { expires_at, priority: *priority, finality: *finality, chain_id: *chain_id, token: *token }
+        let Self { mode, finality, priority, chain_id, token, .. } = self;
+        Terms { mode: *mode, expires_at, priority: *priority, finality: *finality, chain_id: *chain_id, token: *token }
     }
 }
 
@@ -185,6 +190,8 @@ pub struct Tally {
     pub mint_micros: u64,
     /// When anything last happened to one of its grants.
     pub last_activity: Option<DateTime<Utc>>,
+    /// The entry of the ledger that made a grant claimable last.
+    pub newest_claimable: Option<u64>,
 }
 
 impl Campaign {
@@ -202,9 +209,10 @@ impl Campaign {
 
     /// What an event does to the campaign.
     pub fn apply(&mut self, event: &CampaignEvent, at: DateTime<Utc>) {
-        let (CampaignEvent::Created(specified) | CampaignEvent::Changed(specified)) = event;
-        self.spec = specified.spec.clone();
-        self.updated_at = at;
+        if let CampaignEvent::Created(specified) | CampaignEvent::Changed(specified) = event {
+            self.spec = specified.spec.clone();
+            self.updated_at = at;
+        }
     }
 
     /// Whether this request may have a grant, which `user` says what is known of its user here.
@@ -215,11 +223,12 @@ impl Campaign {
     pub fn admit(
         &self,
         request: &GrantRequest,
+        expires_at: Option<DateTime<Utc>>,
         user: &Participant,
         is_listed: bool,
         now: DateTime<Utc>,
     ) -> Result<(), Refusal> {
-        let Spec { state, starts_at, ends_at, eligibility, max_grants_per_user, .. } = &self.spec;
+        let Spec { state, starts_at, ends_at, eligibility, max_grants_per_user, mode, .. } = &self.spec;
         if *state != CampaignState::Active {
             return Err(Refusal::NotActive(*state));
         }
@@ -236,6 +245,9 @@ impl Campaign {
         };
         if !is_eligible {
             return Err(Refusal::NotEligible);
+        }
+        if *mode == PaymentMode::Claim && expires_at.is_some() {
+            return Err(Refusal::ClaimsDoNotExpire);
         }
         if let Some(limit) = max_grants_per_user.filter(|limit| user.standing >= u64::from(*limit)) {
             return Err(Refusal::UserLimit { limit });
@@ -285,6 +297,9 @@ pub enum Refusal {
     /// The user is not on the allow list, or is on the block list.
     #[error("the campaign does not pay this user")]
     NotEligible,
+    /// It is to expire, and what can be claimed cannot be taken back.
+    #[error("the grants of this campaign are claimed by the players, and do not expire: leave expires_at out")]
+    ClaimsDoNotExpire,
     /// The user has as many grants as anybody may have.
     #[error("the user has {limit} grants of this campaign, and may not have more")]
     UserLimit {
@@ -304,8 +319,8 @@ fn rfc3339(time: &DateTime<Utc>) -> String {
 }
 
 impl Tally {
-    /// What an event did to a grant: `before` is `None` where it made it.
-    pub fn see(&mut self, before: Option<&Grant>, after: &Grant, event: &GrantEvent, at: DateTime<Utc>) {
+    /// What an event, the ledger's entry of this number, did to a grant: `before` is `None` where it made it.
+    pub fn see(&mut self, before: Option<&Grant>, after: &Grant, event: &GrantEvent, at: DateTime<Utc>, sequence: u64) {
         let tokens = after.request.token_amount.whole_tokens();
         if before.is_none() {
             self.grants += 1;
@@ -337,6 +352,9 @@ impl Tally {
                 self.gas_used += gas_used;
                 self.fee += u128::from(gas_used) * u128::from(completed.gas_price.unwrap_or(0));
             }
+        }
+        if after.state == State::Claimable {
+            self.newest_claimable = Some(sequence);
         }
         self.last_activity = self.last_activity.max(Some(at));
     }

@@ -3,12 +3,13 @@
 //! An event is stored under its kind and with [`VERSION`], and is never rewritten. Where the form of one changes, the
 //! version grows and `upcast` learns to read the older form: `campaign/tests/events` has a ledger of each version.
 
+use alloy::primitives::B256;
 use chrono::{DateTime, Utc};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::event::{ResultEvent, Terms};
-use shared::id::{Actor, IdempotencyKey, WalletAddress};
+use shared::id::{Actor, BaseUnits, GrantId, IdempotencyKey, WalletAddress};
 
 use super::campaign::Spec;
 use super::{GrantRequest, State};
@@ -86,6 +87,8 @@ events! {
     Published(Published) = "Published",
     /// The blockchain service has it, and will pay it.
     Started(Progress) = "Started",
+    /// The blockchain service has it, and leaves it to its recipient to claim.
+    Claimable(Claimable) = "Claimable",
     /// It is in a transaction that was sent.
     Submitted(Submitted) = "BlockchainTxSubmitted",
     /// Its transaction is in a block.
@@ -117,6 +120,10 @@ events! {
     Created(Specified) = "CampaignCreated",
     /// Its settings are others now.
     Changed(Specified) = "CampaignChanged",
+    /// There is a tree of its grants that can be claimed; the blockchain service is to publish the root.
+    ClaimRootMade(ClaimRootMade) = "ClaimRootMade",
+    /// The root is on chain.
+    ClaimRootPublished(ClaimRootPublished) = "ClaimRootPublished",
 }
 
 events! {
@@ -169,6 +176,49 @@ pub struct Published {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// The time, by its clock.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// Details of a grant that is to be claimed: its leaf in the campaign's tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimable {
+    /// Its id on chain.
+    pub grant_id: GrantId,
+    /// Who gets the tokens, whoever claims.
+    pub wallet_address: WalletAddress,
+    /// How much.
+    pub amount: BaseUnits,
+    /// When the blockchain service took it in.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// Details of a tree. The entry's number is the tree's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRootMade {
+    /// Its root.
+    pub root: B256,
+    /// How many grants are in it.
+    pub leaves: u64,
+    /// It has all grants of the campaign that the ledger made claimable up to this entry.
+    pub up_to: u64,
+}
+
+/// Details of a root that is on chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRootPublished {
+    /// The tree's number.
+    pub number: u64,
+    /// The root.
+    pub root: B256,
+    /// The chain (EIP-155).
+    pub chain_id: u64,
+    /// The contract that pays.
+    pub distributor: WalletAddress,
+    /// The transaction that published it.
+    pub transaction_hash: String,
+    /// Its block.
+    pub block_number: u64,
+    /// When the blockchain service saw it final.
     pub processed_at: DateTime<Utc>,
 }
 
@@ -269,11 +319,18 @@ pub struct Switched {
 }
 
 impl GrantEvent {
-    /// What a result says of each of its grants.
+    /// What a result says of each of its grants; `None` where it is about none.
     #[must_use]
-    pub fn of(result: &ResultEvent) -> Self {
-        match result {
+    pub fn of(result: &ResultEvent) -> Option<Self> {
+        Some(match result {
+            ResultEvent::ClaimRootPublished(_) => return None,
             ResultEvent::Started(started) => Self::Started(Progress { processed_at: started.processed_at }),
+            ResultEvent::Claimable(claimable) => Self::Claimable(Claimable {
+                grant_id: claimable.grant_id,
+                wallet_address: claimable.wallet_address,
+                amount: claimable.amount,
+                processed_at: claimable.processed_at,
+            }),
             ResultEvent::Submitted(submitted) => Self::Submitted(Submitted {
                 transaction_hash: submitted.transaction_hash.clone(),
                 processed_at: Some(submitted.processed_at),
@@ -308,7 +365,7 @@ impl GrantEvent {
                     _ => Self::Failed(details),
                 }
             }
-        }
+        })
     }
 
     /// The state that the grant is in afterwards, if it moves.
@@ -317,6 +374,7 @@ impl GrantEvent {
         match self {
             Self::Requested(_) => Some(State::Requested),
             Self::Started(_) => Some(State::Started),
+            Self::Claimable(_) => Some(State::Claimable),
             Self::Submitted(_) | Self::Reverted(_) => Some(State::Submitted),
             Self::Confirmed(_) => Some(State::Confirmed),
             Self::Completed(_) => Some(State::Completed),

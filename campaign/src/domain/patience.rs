@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::Grant;
 use super::event::{Attention, GrantEvent, Retried};
+use super::{Grant, State};
 
 /// How long to wait for a result, and how often to ask again.
 #[derive(Debug, Clone, Copy)]
@@ -25,11 +25,21 @@ impl Patience {
     }
 }
 
+/// How long to wait until a grant that can be claimed is asked about again, having been asked about so often: a day, then
+/// twice as long each time, up to 32 days. A player may take any time; this only mends a lost message.
+pub(super) fn of_claimable(retries: u32) -> TimeDelta {
+    TimeDelta::days(1 << retries.min(5))
+}
+
 impl Grant {
     /// What happens when the result is overdue: the request is published again, or the grant needs attention.
     #[must_use]
     pub fn overdue(&self, patience: Patience, now: DateTime<Utc>) -> GrantEvent {
         let retries = self.retry_count - self.round_began;
+        if self.state == State::Claimable {
+            let publish_again_at = Some(now + of_claimable(retries + 1));
+            return GrantEvent::Retried(Retried { retry_count: self.retry_count + 1, publish_again_at });
+        }
         if retries >= patience.limit {
             return GrantEvent::NeedsAttention(Attention { retry_count: self.retry_count });
         }
@@ -62,6 +72,21 @@ mod tests {
                 return due;
             }
         }
+    }
+
+    #[test]
+    fn a_grant_that_can_be_claimed_is_asked_about_ever_less_often_and_needs_no_attention() {
+        let patience = crate::Cli::parse_from(["campaign"]).config.patience();
+        let mut grant = Grant { state: State::Claimable, publish_again_at: Some(from_micros(0)), ..grant() };
+        let days: Vec<_> = (0..40)
+            .map(|_| {
+                let due = grant.publish_again_at.unwrap();
+                grant.apply(&grant.clone().overdue(patience, due), due);
+                (grant.publish_again_at.unwrap() - due).num_days()
+            })
+            .collect();
+        assert_eq!(days[..6], [2, 4, 8, 16, 32, 32]);
+        assert_eq!(grant.needs_attention_since, None);
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! Campaigns, and the switch that stops them all.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::db;
 use shared::event::{KillSwitchChanged, RequestEvent};
 use shared::id::{Actor, CampaignId, UserId};
 use shared::ledger::Cause;
-use shared::outbox::{self, Pending};
+use shared::outbox::Pending;
 use sqlx::{AnyConnection, Row};
 use utoipa::ToSchema;
 
@@ -160,37 +159,6 @@ impl Store {
         ledger.send(Pending::request(&RequestEvent::KillSwitchChanged(message), None, now));
         ledger.commit().await?;
         Ok(KillSwitch { engaged, changed_by, reason, changed_at })
-    }
-
-    /// Queues the message again that says how the switch stands, if somebody has ever touched it and the last one is older
-    /// than this: whatever the broker loses, it is told again. Whether it did.
-    ///
-    /// # Errors
-    ///
-    /// When nothing was committed.
-    pub async fn tell_switch_again(&self, now: DateTime<Utc>, every: Duration) -> db::Result<bool> {
-        let before = now - TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
-        let find = || {
-            sqlx::query(
-                "-- store::untold_switch
-                 select k.engaged, k.sequence from kill_switch k, deployment d where d.switch_told_at <= $1",
-            )
-            .bind(before.timestamp_micros())
-        };
-        if find().fetch_optional(self.database.reader()).await?.is_none() {
-            return Ok(false);
-        }
-        let mut ledger = self.ledger("tell_switch", now).await?;
-        let Some(row) = find().fetch_optional(&mut *ledger.tx).await? else { return Ok(false) };
-        let (engaged, number) = (row.try_get::<i64, _>("engaged")? == 1, db::unsigned(&row, "sequence")?);
-        let message = RequestEvent::KillSwitchChanged(KillSwitchChanged { engaged, number, timestamp: now });
-        outbox::enqueue(&mut ledger.tx, &[Pending::request(&message, None, now)]).await?;
-        sqlx::query("-- store::told_switch\n update deployment set switch_told_at = $1")
-            .bind(now.timestamp_micros())
-            .execute(&mut *ledger.tx)
-            .await?;
-        ledger.tx.commit().await?;
-        Ok(true)
     }
 
     /// Whether all payments are stopped.

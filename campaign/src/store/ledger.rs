@@ -90,14 +90,14 @@ impl Ledger {
         let request_id = RequestId::unique(self.head.at);
         self.head.next_grant_index += 1;
         let event = GrantEvent::Requested(requested);
-        self.projection.apply_grant(&request_id, &event, self.head.at);
+        self.projection.apply_grant(&request_id, &event, self.head.at, self.next_sequence());
         self.enter(Stream::Grant, request_id.as_str(), event.kind(), event.data(), cause);
         self.projection.grant(&request_id).expect("it was made above").clone()
     }
 
     /// Records what happened to a grant that is loaded, if it is news; says what it did.
     pub(super) fn record(&mut self, request_id: &RequestId, event: &GrantEvent, cause: &Cause) -> Effect {
-        let effect = self.projection.apply_grant(request_id, event, self.head.at);
+        let effect = self.projection.apply_grant(request_id, event, self.head.at, self.next_sequence());
         if matches!(effect, Effect::Moved | Effect::Noted) {
             self.enter(Stream::Grant, request_id.as_str(), event.kind(), event.data(), cause.clone());
         }
@@ -131,15 +131,16 @@ impl Ledger {
         Ok(known.is_some())
     }
 
-    /// Records what happened to a campaign.
-    pub(super) fn record_campaign(&mut self, campaign_id: &CampaignId, event: &CampaignEvent, cause: Cause) {
-        self.projection.apply_campaign(campaign_id, event, self.head.at);
+    /// Records what happened to a campaign; returns the number of the entry.
+    pub(super) fn record_campaign(&mut self, campaign_id: &CampaignId, event: &CampaignEvent, cause: Cause) -> u64 {
+        self.projection.apply_campaign(campaign_id, event, self.head.at, self.next_sequence());
         self.enter(Stream::Campaign, campaign_id.as_str(), event.kind(), event.data(), cause);
+        self.head.sequence
     }
 
     /// Records what happened to the service; returns the number of the entry.
     pub(super) fn record_service(&mut self, event: &ServiceEvent, cause: Cause) -> u64 {
-        self.projection.apply_service(event, &cause, self.head.at, self.head.sequence + 1);
+        self.projection.apply_service(event, &cause, self.head.at, self.next_sequence());
         self.enter(Stream::Service, SERVICE, event.kind(), event.data(), cause);
         self.head.sequence
     }
@@ -147,6 +148,11 @@ impl Ledger {
     /// A message to be published once this is committed.
     pub(super) fn send(&mut self, message: Pending) {
         self.messages.push(message);
+    }
+
+    /// The number of the entry that is added next.
+    fn next_sequence(&self) -> u64 {
+        self.head.sequence + 1
     }
 
     fn enter(&mut self, stream: Stream, subject: &str, kind: &str, data: String, cause: Cause) {
@@ -173,7 +179,7 @@ impl Ledger {
         data: String,
         cause: Cause,
     ) -> &Entry {
-        self.head.sequence += 1;
+        self.head.sequence = self.next_sequence();
         let mut entry = Entry {
             sequence: self.head.sequence,
             at: self.head.at,

@@ -3,6 +3,7 @@
 //! What is loaded is changed in memory, by the domain's own functions, and written back in one statement for each table.
 //! The same code keeps the tables up to date and [rebuilds](super::rebuild) them.
 
+mod claims;
 mod save;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +16,7 @@ use shared::ledger::{Cause, Entry, Stream};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use claims::{LeafRow, PublishedRow, RootRow, save_leaves, save_roots};
 use save::{
     SwitchRow, save_campaigns, save_grants, save_keys, save_latencies, save_lists, save_minutes, save_switch,
     save_transactions,
@@ -27,7 +29,7 @@ use crate::domain::{Effect, Grant, Standing, State};
 use crate::latency::Bucket;
 
 /// The tables, each of which can be worked out again.
-pub(super) const TABLES: [&str; 8] = [
+pub(super) const TABLES: [&str; 10] = [
     "token_grant",
     "idempotency_key",
     "campaign",
@@ -36,6 +38,8 @@ pub(super) const TABLES: [&str; 8] = [
     "campaign_minute",
     "campaign_transaction",
     "kill_switch",
+    "claim_leaf",
+    "claim_root",
 ];
 
 /// A part of the tables, in memory.
@@ -49,6 +53,9 @@ pub(super) struct Projection {
     minutes: BTreeMap<(CampaignId, i64), Minute>,
     transactions: BTreeMap<(String, CampaignId), Share>,
     kill_switch: Option<SwitchRow>,
+    leaves: Vec<LeafRow>,
+    roots_made: Vec<RootRow>,
+    roots_published: Vec<PublishedRow>,
 }
 
 /// What was loaded, and whether it is to be written back.
@@ -185,11 +192,16 @@ impl Projection {
                 if self.grant(&request_id).is_none() && !matches!(event, GrantEvent::Requested(_)) {
                     return corrupt("subject", Err("it names a grant that was never requested"));
                 }
-                self.apply_grant(&request_id, &event, entry.at);
+                self.apply_grant(&request_id, &event, entry.at, entry.sequence);
             }
             Stream::Campaign => {
                 let event = corrupt("data", CampaignEvent::read(kind, version, data))?;
-                self.apply_campaign(&corrupt("subject", entry.subject.parse())?, &event, entry.at);
+                let campaign_id = corrupt("subject", entry.subject.parse())?;
+                let makes_it = matches!(event, CampaignEvent::Created(_) | CampaignEvent::Changed(_));
+                if self.campaign(&campaign_id).is_none() && !makes_it {
+                    return corrupt("subject", Err("it names a campaign that was never made"));
+                }
+                self.apply_campaign(&campaign_id, &event, entry.at, entry.sequence);
             }
             Stream::Service => {
                 let event = corrupt("data", ServiceEvent::read(kind, version, data))?;
@@ -204,14 +216,20 @@ impl Projection {
     /// # Panics
     ///
     /// If the grant is not loaded and the event does not make it.
-    pub(super) fn apply_grant(&mut self, request_id: &RequestId, event: &GrantEvent, at: DateTime<Utc>) -> Effect {
+    pub(super) fn apply_grant(
+        &mut self,
+        request_id: &RequestId,
+        event: &GrantEvent,
+        at: DateTime<Utc>,
+        sequence: u64,
+    ) -> Effect {
         let Some(tracked) = self.grants.get_mut(request_id) else {
             let GrantEvent::Requested(requested) = event else { unreachable!("{request_id} is not loaded") };
             let grant = Grant::requested(request_id.clone(), requested, at);
             if let Some(key) = &requested.idempotency_key {
                 self.keys.push((key.clone(), request_id.clone()));
             }
-            self.count(None, &grant, event, at);
+            self.count(None, &grant, event, at, sequence);
             self.grants.insert(request_id.clone(), Tracked { value: grant, is_changed: true });
             return Effect::Moved;
         };
@@ -220,7 +238,10 @@ impl Projection {
         if tracked.value != before {
             tracked.is_changed = true;
             let after = tracked.value.clone();
-            self.count(Some(&before), &after, event, at);
+            self.count(Some(&before), &after, event, at, sequence);
+            if let (GrantEvent::Claimable(claimable), Effect::Moved) = (event, effect) {
+                self.leaves.push(LeafRow::new(&after, claimable, sequence));
+            }
         }
         if let GrantEvent::KeyAdded(added) = event {
             self.keys.push((added.idempotency_key.clone(), request_id.clone()));
@@ -229,8 +250,22 @@ impl Projection {
     }
 
     /// Applies what happened to a campaign that is loaded, or is made by it.
-    pub(super) fn apply_campaign(&mut self, campaign_id: &CampaignId, event: &CampaignEvent, at: DateTime<Utc>) {
-        let (CampaignEvent::Created(specified) | CampaignEvent::Changed(specified)) = event;
+    pub(super) fn apply_campaign(
+        &mut self,
+        campaign_id: &CampaignId,
+        event: &CampaignEvent,
+        at: DateTime<Utc>,
+        sequence: u64,
+    ) {
+        let specified = match event {
+            CampaignEvent::Created(specified) | CampaignEvent::Changed(specified) => specified,
+            CampaignEvent::ClaimRootMade(made) => {
+                return self.roots_made.push(RootRow::new(campaign_id, made, at, sequence));
+            }
+            CampaignEvent::ClaimRootPublished(published) => {
+                return self.roots_published.push(PublishedRow::new(campaign_id, published));
+            }
+        };
         let tracked = self
             .campaigns
             .entry(campaign_id.clone())
@@ -250,11 +285,16 @@ impl Projection {
         self.kill_switch = Some(SwitchRow { engaged, actor, reason, changed_at: at.timestamp_micros(), sequence });
     }
 
+    /// Whether the root of this tree was published by what was applied.
+    pub(super) fn has_published(&self, campaign_id: &CampaignId, number: u64) -> bool {
+        self.roots_published.iter().any(|row| row.is_of(campaign_id, number))
+    }
+
     /// Counts what an event did to a grant.
-    fn count(&mut self, before: Option<&Grant>, after: &Grant, event: &GrantEvent, at: DateTime<Utc>) {
+    fn count(&mut self, before: Option<&Grant>, after: &Grant, event: &GrantEvent, at: DateTime<Utc>, sequence: u64) {
         let campaign_id = &after.request.campaign_id;
         let campaign = self.campaigns.get_mut(campaign_id).expect("a grant's campaign is loaded with it");
-        campaign.value.tally.see(before, after, event, at);
+        campaign.value.tally.see(before, after, event, at, sequence);
         campaign.is_changed = true;
 
         let (left, entered) = (before.map(|grant| grant.state.standing()), after.state.standing());
@@ -338,6 +378,8 @@ impl Projection {
         if let Some(row) = &self.kill_switch {
             save_switch(connection, row).await?;
         }
+        save_leaves(connection, &self.leaves).await?;
+        save_roots(connection, &self.roots_made, &self.roots_published).await?;
         Ok(grants)
     }
 }
@@ -365,7 +407,7 @@ struct Id<'a> {
 macro_rules! campaign_columns {
     () => {
         "c.campaign_id, c.spec, c.grants, c.completed, c.failed, c.requested_tokens, c.reserved, c.spent, c.users,
-         c.gas_used, c.fee, c.mint_micros, c.last_activity, c.created_at, c.updated_at"
+         c.gas_used, c.fee, c.mint_micros, c.last_activity, c.newest_claimable, c.created_at, c.updated_at"
     };
 }
 pub(super) use campaign_columns;
@@ -388,6 +430,7 @@ pub(super) fn campaign(row: &AnyRow) -> db::Result<Campaign> {
             fee: db::parse(row, "fee")?,
             mint_micros: unsigned(row, "mint_micros")?,
             last_activity: row.try_get::<Option<i64>, _>("last_activity")?.map(shared::clock::from_micros),
+            newest_claimable: row.try_get::<Option<i64>, _>("newest_claimable")?.map(i64::cast_unsigned),
         },
         created_at: db::time(row, "created_at")?,
         updated_at: db::time(row, "updated_at")?,

@@ -169,7 +169,7 @@ impl Store {
         ledger.send(message);
     }
 
-    /// Counts the grants that have no result yet.
+    /// Counts the grants that have no result yet, but for those that wait for their recipients to claim them.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl Store {
              select waiting.grants, waiting.oldest, attention.grants as needing_attention,
                     attention.oldest as oldest_needing_attention
              from (select count(*) as grants, min(requested_at) as oldest from token_grant
-                   where publish_again_at is not null) waiting,
+                   where publish_again_at is not null and state <> 'claimable') waiting,
                   (select count(*) as grants, min(requested_at) as oldest from token_grant
                    where needs_attention_since is not null) attention",
         )

@@ -48,14 +48,17 @@ impl Store {
         let mut unknown = 0;
         let mut late = Vec::new();
         for Report { event: result, message_id, trace } in reports {
-            let event = GrantEvent::of(result);
             let cause = Cause {
                 actor: actor::blockchain(),
                 message_id: message_id.map(str::to_owned),
                 trace_id: trace.map(TraceParent::trace_id),
             };
+            let Some(event) = GrantEvent::of(result) else {
+                unknown += usize::from(!ledger.record_published_root(result, cause).await?);
+                continue;
+            };
             for request_id in result.request_ids().iter().collect::<BTreeSet<_>>() {
-                if !ledger.projection.grant(request_id).is_some_and(|grant| grant.is_meant_by(result)) {
+                if !ledger.projection.grant(request_id).is_some_and(|grant| grant.is_meant_by(result, self.issuer)) {
                     unknown += 1;
                 } else if ledger.record(request_id, &event, &cause) == Effect::Late {
                     late.push((request_id.clone(), event.clone(), cause.clone()));

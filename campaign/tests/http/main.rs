@@ -10,6 +10,7 @@ mod support;
 mod admission;
 mod bulk;
 mod campaigns;
+mod claims;
 mod events;
 mod input;
 mod operations;
@@ -28,6 +29,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use campaign::acceptor::{self, Acceptor};
 use campaign::api::{self, Loader};
+use campaign::claims::Trees;
 use campaign::domain::{Grant, Patience};
 use campaign::operator::Operator;
 use campaign::republisher::Republisher;
@@ -157,6 +159,8 @@ impl Service {
             "listed_user",
             "campaign_minute",
             "campaign_transaction",
+            "claim_leaf",
+            "claim_root",
             "kill_switch",
             "outbox",
         ] {
@@ -186,7 +190,8 @@ fn routes(store: Store, acceptor: Acceptor, clock: &Clock) -> Router {
     let republisher = Arc::new(Republisher::new(store.clone(), clock.clone(), Arc::default(), PATIENCE));
     let operator = Operator::new(store.clone(), clock.clone(), Arc::default());
     let loader = Loader { store: store.clone(), clock: clock.clone(), policy: POLICY, outbox_ready: Arc::default() };
-    let routes = api::routes(store, acceptor, letters, republisher, operator, loader);
+    let trees = Trees::new(store.clone());
+    let routes = api::routes(store, acceptor, letters, republisher, operator, loader, trees);
     with_common_routes(routes, Health::default(), metrics)
 }
 

@@ -30,6 +30,7 @@ struct CampaignRow<'a> {
     fee: String,
     mint_micros: u64,
     last_activity: Option<i64>,
+    newest_claimable: Option<u64>,
     created_at: i64,
     updated_at: i64,
 }
@@ -52,6 +53,7 @@ impl<'a> CampaignRow<'a> {
             fee: tally.fee.to_string(),
             mint_micros: tally.mint_micros,
             last_activity: tally.last_activity.map(|at| at.timestamp_micros()),
+            newest_claimable: tally.newest_claimable,
             created_at: created_at.timestamp_micros(),
             updated_at: updated_at.timestamp_micros(),
         }
@@ -66,20 +68,21 @@ pub(super) async fn save_campaigns(connection: &mut AnyConnection, campaigns: &[
     sqlx::query(
         "-- projection::save_campaigns
          insert into campaign (campaign_id, spec, state, grants, completed, failed, requested_tokens, reserved, spent, users,
-                               gas_used, fee, mint_micros, last_activity, created_at, updated_at)
+                               gas_used, fee, mint_micros, last_activity, newest_claimable, created_at, updated_at)
          select value->>'campaign_id', value->>'spec', value->>'state', cast(value->>'grants' as bigint),
                 cast(value->>'completed' as bigint), cast(value->>'failed' as bigint),
                 cast(value->>'requested_tokens' as bigint), cast(value->>'reserved' as bigint),
                 cast(value->>'spent' as bigint), cast(value->>'users' as bigint), cast(value->>'gas_used' as bigint),
                 value->>'fee', cast(value->>'mint_micros' as bigint), cast(value->>'last_activity' as bigint),
-                cast(value->>'created_at' as bigint), cast(value->>'updated_at' as bigint)
+                cast(value->>'newest_claimable' as bigint), cast(value->>'created_at' as bigint),
+                cast(value->>'updated_at' as bigint)
          from json_each($1) where true
          on conflict (campaign_id) do update set
              spec = excluded.spec, state = excluded.state, grants = excluded.grants, completed = excluded.completed, failed = excluded.failed,
              requested_tokens = excluded.requested_tokens, reserved = excluded.reserved, spent = excluded.spent,
              users = excluded.users, gas_used = excluded.gas_used, fee = excluded.fee,
              mint_micros = excluded.mint_micros, last_activity = excluded.last_activity,
-             updated_at = excluded.updated_at",
+             newest_claimable = excluded.newest_claimable, updated_at = excluded.updated_at",
     )
     .bind(db::rows(&rows))
     .execute(connection)
