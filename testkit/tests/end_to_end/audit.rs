@@ -34,7 +34,7 @@ on_both_databases! {
 }
 
 /// What an audit printed, and its exit status.
-struct Audited {
+pub(crate) struct Audited {
     status: i32,
     report: Value,
 }
@@ -51,7 +51,7 @@ impl Audited {
     }
 
     #[track_caller]
-    fn assert_equal(&self) {
+    pub(crate) fn assert_equal(&self) {
         assert_eq!((self.status, &self.report["equal"]), (0, &json!(true)), "{}", self.report);
         assert_eq!((&self.report["differences"], &self.report["counts"]), (&json!([]), &json!({})));
     }
@@ -82,7 +82,7 @@ async fn run(program: &Program, stack: &Stack) -> Result<(i32, String)> {
     Ok((status.code().context("it was killed")?, told))
 }
 
-async fn audit(stack: &Stack, arguments: &[&str]) -> Result<Audited> {
+pub(crate) async fn audit(stack: &Stack, arguments: &[&str]) -> Result<Audited> {
     let (status, told) = run(&command(stack, arguments).arg("--json"), stack).await?;
     let report = serde_json::from_str(&told).with_context(|| format!("exit status {status}: {told}"))?;
     Ok(Audited { status, report })

@@ -23,13 +23,13 @@ on_both_databases! {
     all_tables_can_be_worked_out_again,
 }
 
-async fn campaign(stack: &Stack, id: &str, settings: &Value) -> Result<()> {
+pub(crate) async fn campaign(stack: &Stack, id: &str, settings: &Value) -> Result<()> {
     let answer = stack.campaign_client().put(&format!("/campaigns/{id}"), settings).await?;
     assert_eq!(answer.status, 201, "{}", answer.body);
     Ok(())
 }
 
-async fn budget_of(stack: &Stack, id: &str) -> Result<[Value; 3]> {
+pub(crate) async fn budget_of(stack: &Stack, id: &str) -> Result<[Value; 3]> {
     let body = stack.campaign_client().get(&format!("/campaigns/{id}")).await?.body;
     Ok(["reserved", "spent", "budget_left"].map(|name| body[name].clone()))
 }
@@ -183,7 +183,7 @@ async fn a_block_that_is_not_final_yet_is_shown(builder: Builder) -> Result<()> 
 }
 
 /// What `campaign rebuild` printed, and its exit status.
-async fn rebuild(stack: &Stack, arguments: &[&str]) -> Result<(i32, Value)> {
+pub(crate) async fn rebuild(stack: &Stack, arguments: &[&str]) -> Result<(i32, Value)> {
     let log = stack.run_dir().log("rebuild");
     let program = stack.campaign.program().log_to(&log).output(log.with_extension("out"));
     let status = program.arg("rebuild").args(arguments.to_vec()).spawn()?.wait(SOON).await?;

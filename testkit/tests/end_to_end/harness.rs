@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use alloy::primitives::{Address, Bytes};
+use alloy::sol_types::SolCall;
 use anyhow::Result;
 use futures::future::try_join_all;
+use serde_json::{Value, json};
 use testkit::stack::Builder;
-use testkit::{Database, Grant, GrantRequest, Stack, base_units, until};
+use testkit::{Database, Grant, GrantRequest, Stack, base_units, until, until_some};
 
 /// Enough for anything that ends by itself.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
@@ -44,6 +47,18 @@ pub(crate) async fn assert_supply(stack: &Stack, whole_tokens: u64) -> Result<()
     assert_eq!(stack.chain.total_supply().await?, base_units(whole_tokens));
     assert_eq!(stack.chain.ids_paid_twice().await?, 0);
     Ok(())
+}
+
+/// Calls a contract from one of anvil's accounts, and waits until the call is mined; returns the receipt.
+pub(crate) async fn transact<C: SolCall>(stack: &Stack, from: &str, to: Address, call: &C) -> Result<Value> {
+    let data = Bytes::from(call.abi_encode());
+    let transaction = json!([{ "from": from, "to": to, "data": data, "gas": "0x60000" }]);
+    let hash = stack.chain.rpc("eth_sendTransaction", transaction).await?;
+    until_some(SOON, "a receipt", async || {
+        let receipt = stack.chain.rpc("eth_getTransactionReceipt", json!([hash])).await.ok()?;
+        receipt.is_object().then_some(receipt)
+    })
+    .await
 }
 
 /// Waits until a number in the blockchain service's `/stats` satisfies the condition.

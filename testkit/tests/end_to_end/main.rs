@@ -6,6 +6,7 @@
 
 mod audit;
 mod campaigns;
+mod claims;
 mod configuration;
 mod crashes;
 mod dead_letters;

@@ -5,11 +5,10 @@ use std::time::Duration;
 use alloy::sol_types::SolCall;
 use anyhow::Result;
 use blockchain::contract::{GrantDistributor, GrantToken};
-use serde_json::json;
 use testkit::stack::Builder;
 use testkit::{Stack, anvil, base_units, on_both_databases, until, until_some};
 
-use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, request_grants, until_stat};
+use crate::harness::{SOON, assert_paid_exactly_once, assert_supply, builder, request_grants, transact, until_stat};
 
 on_both_databases! {
     |kind| builder(kind);
@@ -28,14 +27,7 @@ pub(crate) async fn as_admin<C: SolCall>(stack: &Stack, call: &C) -> Result<()> 
 }
 
 async fn call_contract<C: SolCall>(stack: &Stack, to: alloy::primitives::Address, call: &C) -> Result<()> {
-    let data = alloy::primitives::Bytes::from(call.abi_encode());
-    let transaction = json!([{ "from": anvil::ADMIN.address, "to": to, "data": data, "gas": "0x30000" }]);
-    let hash = stack.chain.rpc("eth_sendTransaction", transaction).await?;
-    let receipt = until_some(SOON, "a receipt", async || {
-        let receipt = stack.chain.rpc("eth_getTransactionReceipt", json!([hash])).await.ok()?;
-        receipt.is_object().then_some(receipt)
-    })
-    .await?;
+    let receipt = transact(stack, anvil::ADMIN.address, to, call).await?;
     anyhow::ensure!(receipt["status"] == "0x1", "the admin's call reverted");
     Ok(())
 }
