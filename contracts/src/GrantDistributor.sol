@@ -95,6 +95,10 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// @notice The root of the tree that the campaign's grants are claimed from; zero while none can be claimed.
     mapping(bytes32 campaign => bytes32 root) public claimRoot;
 
+    /// @notice The root before it: proofs for it still hold, so that a claim under way does not fail because the tree has
+    /// grown. Zero where there is none.
+    mapping(bytes32 campaign => bytes32 root) public previousClaimRoot;
+
     mapping(bytes32 campaign => Campaign) private _campaigns;
     mapping(uint256 word => uint256 bits) private _paid;
 
@@ -109,7 +113,7 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// gave none, as when it used up its gas.
     event GrantRejected(uint256 indexed id, address indexed to, uint256 amount, bytes reason);
 
-    /// @notice The campaign's claims are proved against this root from now on, and against no other; zero closes them.
+    /// @notice The campaign's claims are proved against this root from now on, or against the one before; zero closes them.
     event ClaimRootSet(bytes32 indexed campaign, bytes32 root);
 
     event CampaignCapSet(bytes32 indexed campaign, uint256 cap);
@@ -136,8 +140,8 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
     /// @notice The campaign has no root, so nothing of it can be claimed.
     error ClaimsClosed(bytes32 campaign);
 
-    /// @notice The proof does not lead from this id, recipient and amount to the campaign's root. It may be one for a
-    /// root that has been replaced since.
+    /// @notice The proof does not lead from this id, recipient and amount to the campaign's root, nor to the one before. It
+    /// may be one for a root that has been replaced twice since.
     error InvalidClaimProof();
 
     /// @notice A claimed amount has at most 96 bits, as in a batch.
@@ -228,7 +232,8 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         bytes32 root = claimRoot[campaign];
         if (root == 0) revert ClaimsClosed(campaign);
         bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(id, to, amount))));
-        if (!MerkleProof.verifyCalldata(proof, root, leaf)) revert InvalidClaimProof();
+        bytes32 reached = MerkleProof.processProofCalldata(proof, leaf);
+        if (reached != root && reached != previousClaimRoot[campaign]) revert InvalidClaimProof();
         if (amount > type(uint96).max) revert AmountTooLarge(amount);
 
         Campaign storage entered = _campaigns[campaign];
@@ -246,10 +251,15 @@ contract GrantDistributor is AccessControl, Pausable, ReentrancyGuardTransient {
         emit GrantPaid(id, to, amount);
     }
 
-    /// @notice Publishes the root of the campaign's tree, or another in its place: proofs for the one before end with
-    /// it. Zero closes the campaign's claims. A root stays when the account that set it loses its role.
+    /// @notice Publishes the root of the campaign's tree, or another in its place: proofs for the one before hold until the
+    /// next. Zero closes the campaign's claims, and no proof holds any more: so close them first where a root was wrong. A
+    /// root stays when the account that set it loses its role.
     function setClaimRoot(bytes32 campaign, bytes32 root) external onlyRole(SUBMITTER_ROLE) {
-        claimRoot[campaign] = root;
+        bytes32 before = claimRoot[campaign];
+        if (root != before) {
+            previousClaimRoot[campaign] = root == 0 ? bytes32(0) : before;
+            claimRoot[campaign] = root;
+        }
         emit ClaimRootSet(campaign, root);
     }
 

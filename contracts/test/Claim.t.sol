@@ -227,6 +227,7 @@ contract ClaimTest is ClaimFixture {
     function test_a_root_is_replaced_as_the_tree_grows() public {
         Leaf[] memory few = tree(1, 3);
         Leaf[] memory more = tree(1, 5);
+        Leaf[] memory most = tree(1, 6);
         vm.expectEmit();
         emit GrantDistributor.ClaimRootSet(SUMMER, ClaimTree.root(few));
         publish(SUMMER, few);
@@ -235,13 +236,30 @@ contract ClaimTest is ClaimFixture {
 
         publish(SUMMER, more);
         vm.assertEq(distributor.claimRoot(SUMMER), ClaimTree.root(more));
-        assertNotInTree(SUMMER, few[1], ClaimTree.proof(few, 1));
-        claim(SUMMER, more[1], ClaimTree.proof(more, 1));
+        vm.assertEq(distributor.previousClaimRoot(SUMMER), ClaimTree.root(few));
+        // A proof that a player asked for just before still holds.
+        claim(SUMMER, few[1], ClaimTree.proof(few, 1));
         claim(SUMMER, more[4], ClaimTree.proof(more, 4));
         // What was claimed from the tree before is paid, whichever proof comes with it.
         assertRefused(alreadyPaid(more[0].id), SUMMER, more[0], ClaimTree.proof(more, 0));
         assertRefused(alreadyPaid(few[0].id), SUMMER, few[0], ClaimTree.proof(few, 0));
         vm.assertEq(token.totalSupply(), 30);
+
+        publish(SUMMER, most);
+        assertNotInTree(SUMMER, few[2], ClaimTree.proof(few, 2));
+        claim(SUMMER, more[2], ClaimTree.proof(more, 2));
+        claim(SUMMER, most[5], ClaimTree.proof(most, 5));
+        vm.assertEq(token.totalSupply(), 50);
+    }
+
+    function test_the_same_root_again_changes_nothing() public {
+        Leaf[] memory few = tree(1, 3);
+        Leaf[] memory more = tree(1, 5);
+        publish(SUMMER, few);
+        publish(SUMMER, more);
+        publish(SUMMER, more);
+        vm.assertEq(distributor.previousClaimRoot(SUMMER), ClaimTree.root(few));
+        claim(SUMMER, few[0], ClaimTree.proof(few, 0));
     }
 
     function test_a_zero_root_closes_the_claims() public {
@@ -254,6 +272,10 @@ contract ClaimTest is ClaimFixture {
         emit GrantDistributor.ClaimRootSet(SUMMER, 0);
         setClaimRoot(SUMMER, 0);
         assertRefused(closed, SUMMER, leaf, proof);
+        vm.assertEq(distributor.previousClaimRoot(SUMMER), 0);
+        // Neither the root that was closed nor the one before it comes back with the next.
+        publish(SUMMER, tree(100, 3));
+        assertNotInTree(SUMMER, leaf, proof);
         setClaimRoot(SUMMER, root);
         claim(SUMMER, leaf, proof);
     }

@@ -91,8 +91,9 @@ contract Handler is Fixture {
     bytes32 private treeOf;
     uint256 private claimed;
 
-    /// @dev Each campaign's root, as published.
+    /// @dev Each campaign's root, as published, and the one before it.
     mapping(bytes32 campaign => bytes32) private rootOf;
+    mapping(bytes32 campaign => bytes32) private rootBefore;
 
     constructor(GrantToken token_, GrantDistributor distributor_, address admin_, address submitter_) {
         assert(admin == admin_ && submitter == submitter_);
@@ -144,14 +145,16 @@ contract Handler is Fixture {
             leaves.push(Leaf(item.id, item.to, item.amount));
         }
         treeOf = campaignAt((seed >> 8) % CAMPAIGNS);
-        rootOf[treeOf] = ClaimTree.root(leaves);
-        setClaimRoot(treeOf, rootOf[treeOf]);
+        bytes32 root = ClaimTree.root(leaves);
+        if (root != rootOf[treeOf]) (rootBefore[treeOf], rootOf[treeOf]) = (rootOf[treeOf], root);
+        setClaimRoot(treeOf, root);
     }
 
     function closeClaims(uint256 index, uint8 dice) external {
         if (dice % 4 != 0) return;
         bytes32 campaign = campaignAt(index % CAMPAIGNS);
         delete rootOf[campaign];
+        delete rootBefore[campaign];
         setClaimRoot(campaign, 0);
     }
 
@@ -262,9 +265,11 @@ contract Handler is Fixture {
 
     function refusalOf(bytes32 campaign, Leaf memory leaf) private view returns (bytes memory) {
         if (timesPaid[leaf.id] != 0) return abi.encodeWithSelector(GrantDistributor.GrantAlreadyPaid.selector, leaf.id);
-        bytes32 root = rootOf[campaign];
-        if (root == 0) return abi.encodeWithSelector(GrantDistributor.ClaimsClosed.selector, campaign);
-        if (root != ClaimTree.root(leaves)) return abi.encodeWithSelector(GrantDistributor.InvalidClaimProof.selector);
+        if (rootOf[campaign] == 0) return abi.encodeWithSelector(GrantDistributor.ClaimsClosed.selector, campaign);
+        bytes32 root = ClaimTree.root(leaves);
+        if (root != rootOf[campaign] && root != rootBefore[campaign]) {
+            return abi.encodeWithSelector(GrantDistributor.InvalidClaimProof.selector);
+        }
         uint256 cap = distributor.campaignCap(campaign);
         if (cap != 0 && paidOfCampaign[campaign] + leaf.amount > cap) {
             return abi.encodeWithSelector(GrantDistributor.CampaignCapExceeded.selector, campaign, cap);

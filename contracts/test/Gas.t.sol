@@ -73,6 +73,8 @@ contract GasTest is Fixture {
         record("claim root, first", 1);
         setClaimRoot(SUMMER, keccak256("next root"));
         record("claim root, replaced", 1);
+        setClaimRoot(SUMMER, keccak256("third root"));
+        record("claim root, replaced again", 1);
     }
 
     function test_the_first_mint_of_a_token_stays_far_below_its_gas() public {
