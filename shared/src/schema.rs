@@ -24,8 +24,8 @@ pub fn revisions(topic: Topic) -> &'static [&'static str] {
         };
     }
     match topic {
-        Topic::Requests => revisions!("token-grant-requests": 1 2),
-        Topic::Results => revisions!("token-grant-results": 1 2),
+        Topic::Requests => revisions!("token-grant-requests": 1 2 3),
+        Topic::Results => revisions!("token-grant-results": 1 2 3),
         Topic::DeadRequests | Topic::DeadResults => &[],
     }
 }
