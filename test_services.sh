@@ -70,6 +70,17 @@ ended() {
     done
 }
 
+# proven NAME CAMPAIGN WALLET: the wallet soon has a proof for a grant of the campaign.
+proven() {
+    deadline=$(($(date +%s) + patience))
+    while :; do
+        call GET "$campaign/claims/$2/$3"
+        case $answer in *'"proof"'*) pass "$1"; return ;; esac
+        [ "$(date +%s)" -lt "$deadline" ] || { fail "$1" "no proof after $patience s: $answer"; return; }
+        sleep 0.2
+    done
+}
+
 # Both services
 
 for service in "$campaign" "$blockchain"; do
@@ -230,7 +241,13 @@ ended 'and fails' "$(field request_id)" failed
 is 'with the reason' 200 '"error_code" *: *"wrong_chain"'
 call GET "$campaign/campaigns/elsewhere-$run"
 is 'and gives its budget back' 200 '"reserved" *: *0, *"spent" *: *0, *"budget_left" *: *5'
-for finished in autumn elsewhere; do
+call PUT "$campaign/campaigns/airdrop-$run?name=Airdrop&amount=5&mode=claim"
+is 'a campaign whose grants are claimed is made' 201 '"mode" *: *"claim"'
+call POST "$campaign/token-request?campaign_id=airdrop-$run&user_id=hana-$run&wallet_address=0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+is 'its grant is accepted' 202
+proven 'and can be claimed' "airdrop-$run" 0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed
+is 'from the distributor' 200 '"distributor" *: *"0x.*"state" *: *"claimable"'
+for finished in autumn elsewhere airdrop; do
     call PATCH "$campaign/campaigns/$finished-$run?state=ended"
     is "campaign $finished is ended" 200 '"state" *: *"ended"'
 done
