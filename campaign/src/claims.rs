@@ -71,14 +71,12 @@ impl Trees {
         if let Some(tree) = self.find(root) {
             return Ok(tree);
         }
-        match self.make(campaign_id, up_to).await?.filter(|tree| tree.root() == root) {
-            Some(tree) => Ok(self.keep(tree)),
-            None => {
-                let error = Error::Changed { campaign_id: campaign_id.clone(), up_to, root };
-                tracing::error!(%error);
-                Err(error)
-            }
-        }
+        let Some(tree) = self.make(campaign_id, up_to).await?.filter(|tree| tree.root() == root) else {
+            let error = Error::Changed { campaign_id: campaign_id.clone(), up_to, root };
+            tracing::error!(%error);
+            return Err(error);
+        };
+        Ok(self.keep(tree))
     }
 
     /// A new tree, of a campaign's leaves up to an entry of the ledger; none without leaves.

@@ -33,6 +33,7 @@ pub(super) struct Claims {
     to: WalletAddress,
     /// Where to claim; absent until the first root of the campaign is on chain.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Published, required = false)]
     published: Option<Published>,
     /// The grants, in the order in which they were made claimable; none for a wallet that nobody has seen.
     grants: Vec<Shown>,

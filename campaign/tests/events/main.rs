@@ -1,7 +1,8 @@
 //! What was written once is read for ever: a ledger of each version of the events, folded to what it came to when that
 //! version was new.
 //!
-//! A ledger that is here is never changed. A version that is added brings one of its own, with every kind of event in it.
+//! A ledger that is here is never changed. A version that is added brings one of its own, with every kind of event in it,
+//! and so do kinds that are added to a version.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -15,7 +16,14 @@ use shared::id::{CampaignId, RequestId};
 use shared::ledger::{Entry, Seal, Stream};
 
 /// The oldest first.
-const LEDGERS: [(u32, &str); 2] = [(1, include_str!("v1.ndjson")), (2, include_str!("v2.ndjson"))];
+const LEDGERS: [(u32, &str); 3] =
+    [(1, include_str!("v1.ndjson")), (2, include_str!("v2.ndjson")), (2, include_str!("v2_claims.ndjson"))];
+
+/// All entries of this version of the program.
+fn newest() -> Vec<Entry> {
+    let of_version = LEDGERS.iter().filter(|(version, _)| *version == VERSION);
+    of_version.flat_map(|(_, ledger)| entries(ledger)).collect()
+}
 
 /// The kinds that the events of older versions had.
 const KINDS_OF_VERSION_1: [&str; 8] = [
@@ -37,7 +45,7 @@ fn entries(ledger: &str) -> Vec<Entry> {
 fn fold(ledger: &str) -> Value {
     let mut grants: BTreeMap<RequestId, Grant> = BTreeMap::new();
     let mut campaigns: BTreeMap<CampaignId, Campaign> = BTreeMap::new();
-    let (mut keys, mut service) = (Vec::new(), Vec::new());
+    let (mut keys, mut roots, mut service) = (Vec::new(), Vec::new(), Vec::new());
     for Entry { at, stream, subject, kind, schema_version, data, sequence, .. } in entries(ledger) {
         match stream {
             Stream::Grant => {
@@ -62,18 +70,22 @@ fn fold(ledger: &str) -> Value {
                 assert_ne!(effect, Effect::Repeat, "entry {sequence} says what was known");
                 if before.as_ref() != Some(&after) {
                     let campaign = campaigns.get_mut(&after.request.campaign_id).unwrap();
-                    campaign.tally.see(before.as_ref(), &after, &event, at);
+                    campaign.tally.see(before.as_ref(), &after, &event, at, sequence);
                 }
                 grants.insert(request_id, after);
             }
             Stream::Campaign => {
                 let event = CampaignEvent::read(&kind, schema_version, data.get()).unwrap();
                 let campaign_id: CampaignId = subject.parse().unwrap();
-                let (CampaignEvent::Created(specified) | CampaignEvent::Changed(specified)) = &event;
-                campaigns
-                    .entry(campaign_id.clone())
-                    .or_insert_with(|| Campaign::new(campaign_id, specified.spec.clone(), at))
-                    .apply(&event, at);
+                match &event {
+                    CampaignEvent::Created(specified) | CampaignEvent::Changed(specified) => campaigns
+                        .entry(campaign_id.clone())
+                        .or_insert_with(|| Campaign::new(campaign_id, specified.spec.clone(), at))
+                        .apply(&event, at),
+                    CampaignEvent::ClaimRootMade(_) | CampaignEvent::ClaimRootPublished(_) => {
+                        roots.push(format!("{event:?}"));
+                    }
+                }
             }
             Stream::Service => {
                 let event = ServiceEvent::read(&kind, schema_version, data.get()).unwrap();
@@ -83,7 +95,7 @@ fn fold(ledger: &str) -> Value {
     }
     let grants: Vec<_> = grants.values().map(show_grant).collect();
     let campaigns: Vec<_> = campaigns.values().map(show_campaign).collect();
-    json!({ "campaigns": campaigns, "grants": grants, "keys": keys, "service": service })
+    json!({ "campaigns": campaigns, "grants": grants, "keys": keys, "roots": roots, "service": service })
 }
 
 /// A grant as it is shown, and what is not shown of it.
@@ -117,10 +129,13 @@ fn a_ledger_of_version_2_comes_to_what_it_always_did() {
 }
 
 #[test]
-fn the_newest_ledger_has_every_kind_of_event() {
-    let (version, newest) = LEDGERS[LEDGERS.len() - 1];
-    assert_eq!(version, VERSION, "a version of the events needs a ledger of its own here");
-    let there: BTreeSet<_> = entries(newest).into_iter().map(|entry| (entry.stream, entry.kind)).collect();
+fn a_ledger_of_version_2_with_claims_comes_to_what_it_always_did() {
+    insta::assert_json_snapshot!(fold(LEDGERS[2].1));
+}
+
+#[test]
+fn the_newest_ledgers_have_every_kind_of_event() {
+    let there: BTreeSet<_> = newest().into_iter().map(|entry| (entry.stream, entry.kind)).collect();
     let known = [
         (Stream::Grant, GrantEvent::KINDS),
         (Stream::Campaign, CampaignEvent::KINDS),
@@ -136,7 +151,7 @@ fn the_newest_ledger_has_every_kind_of_event() {
 
 #[test]
 fn the_newest_events_are_written_as_they_are_read() {
-    for Entry { stream, kind, schema_version, data, .. } in entries(LEDGERS[LEDGERS.len() - 1].1) {
+    for Entry { stream, kind, schema_version, data, .. } in newest() {
         let data = data.get();
         let (written, kind_written) = match stream {
             Stream::Grant => {

@@ -118,6 +118,7 @@ async fn the_openapi_document_is_served() {
         "/campaigns/{campaign_id}",
         "/campaigns/{campaign_id}/events",
         "/campaigns/{campaign_id}/statistics",
+        "/claims/{campaign_id}/{wallet_address}",
         "/dead-letters",
         "/dead-letters/redrive",
         "/dead-letters/{id}",
