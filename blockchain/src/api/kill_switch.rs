@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::response::IntoResponse;
 use axum::{Json, Router};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::clock::Clock;
 use shared::http::fields::Fields;
-use shared::http::{Error, Problem};
+use shared::http::{Error, MAX_BODY_BYTES};
 use tokio::sync::Notify;
 
 use crate::store::{KillSwitch, Store, SwitchSource};
@@ -50,9 +49,7 @@ async fn get(State(switchboard): State<Switchboard>) -> Result<Json<Answer>, Err
 }
 
 async fn put(State(switchboard): State<Switchboard>, request: Request) -> Result<impl IntoResponse, Error> {
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| Problem::malformed(rejection.status()))?;
-    let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     let engaged = fields.required_flag("engaged");
     fields.finish()?;
     let Switchboard { store, clock, queue_ready } = &switchboard;

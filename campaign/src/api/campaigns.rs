@@ -4,10 +4,9 @@ use std::str::FromStr;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::clock::Clock;
@@ -289,7 +288,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Response, Error> {
     let campaign_id = parse_campaign_id(campaign_id)?;
-    let mut fields = read_fields(request).await?;
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     fields.require("name");
     fields.require("amount");
     let settings = Settings::read(&mut fields);
@@ -337,7 +336,7 @@ pub(super) async fn patch(
     request: Request,
 ) -> Result<Json<Shown>, Error> {
     let campaign_id = parse_campaign_id(campaign_id)?;
-    let mut fields = read_fields(request).await?;
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     let settings = Settings::read(&mut fields);
     fields.finish()?;
     let order = settings.order(trace);
@@ -454,14 +453,6 @@ pub(super) async fn list(State(store): State<Store>, uri: Uri) -> Result<Json<Ca
     campaigns.truncate(limit.into());
     let next_cursor = campaigns.last().filter(|_| more).map(|last| last.campaign_id.to_string());
     Ok(Json(Campaigns { campaigns: campaigns.into_iter().map(Shown::from).collect(), next_cursor }))
-}
-
-async fn read_fields(request: Request) -> Result<Fields, Problem> {
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
-        Problem::malformed(rejection.status()).detail("the body must be at most 1048576 bytes and arrive complete")
-    })?;
-    Fields::from_query_or_body(&uri, &headers, &body)
 }
 
 /// The campaign id in a path.

@@ -1,10 +1,9 @@
 //! `/kill-switch`: stops all payments at once, and lets them go on.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State};
-use bytes::Bytes;
+use axum::extract::{Request, State};
 use shared::http::fields::{Fields, Remark};
-use shared::http::{Error, Problem};
+use shared::http::{Error, MAX_BODY_BYTES, Problem};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Trace;
@@ -66,9 +65,7 @@ pub(super) async fn put(
     Trace(trace): Trace,
     request: Request,
 ) -> Result<Json<KillSwitch>, Error> {
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| Problem::malformed(rejection.status()))?;
-    let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     let engaged = fields.required_flag("engaged");
     let by = fields.optional("changed_by");
     let reason = fields.optional::<Remark>("reason").map(|Remark(reason)| reason);

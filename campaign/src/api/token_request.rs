@@ -1,12 +1,11 @@
 //! `POST /token-request`: asks for tokens to be paid.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use shared::http::fields::{Fields, Time};
-use shared::http::{Error, Problem};
+use shared::http::{Error, MAX_BODY_BYTES, Problem};
 use shared::id::RequestId;
 
 use super::Trace;
@@ -65,11 +64,8 @@ pub(super) async fn handle(
     Trace(trace): Trace,
     request: Request,
 ) -> Result<Response, Error> {
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
-        Problem::malformed(rejection.status()).detail("the body must be at most 65536 bytes and arrive complete")
-    })?;
-    let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    let headers = request.headers().clone();
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     fields.add_header(&headers, IDEMPOTENCY_KEY, "idempotency_key");
     let user_id = fields.required("user_id");
     let campaign_id = fields.required("campaign_id");

@@ -4,11 +4,10 @@ use std::str::FromStr;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRef, FromRequest, Path, Request, State as Shared};
+use axum::extract::{FromRef, Path, Request, State as Shared};
 use axum::http::{StatusCode, Uri};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::{DeadLetter, DeadLetters, Filter, LetterId, Page, Reason, Selection, State};
 use crate::http::fields::{Fields, Limit};
-use crate::http::{Error, FieldError, Problem};
+use crate::http::{Error, FieldError, MAX_BODY_BYTES, Problem};
 use crate::pubsub::Topic;
 
 /// The routes, for a router whose state holds the dead letters.
@@ -321,11 +320,7 @@ async fn redrive_many(Shared(letters): Shared<DeadLetters>, request: Request) ->
 }
 
 async fn selection(request: Request) -> Result<Selection, Problem> {
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
-        Problem::malformed(rejection.status()).detail("the body must be at most 65536 bytes and arrive complete")
-    })?;
-    let mut fields = Fields::from_query_or_body(&uri, &headers, &body)?;
+    let mut fields = Fields::from_request(request, MAX_BODY_BYTES).await?;
     let all = fields.flag("all");
     let ids = fields.optional_list::<LetterId>("ids");
     let filter = Filter { state: None, reason: fields.optional("reason"), topic: topic(&mut fields) };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use axum::extract::Query;
+use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -46,26 +46,32 @@ impl Fields {
         Ok(fields)
     }
 
-    /// The fields of the query string or of the body, a JSON object; not of both.
+    /// The fields of the query string or of the body, a JSON object of at most so many bytes (what the route allows); not
+    /// of both.
     ///
     /// # Errors
     ///
     /// When they cannot be read, or stand in both.
-    pub fn from_query_or_body(uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<Self, Problem> {
-        let query = Self::from_query(uri)?;
-        if body.is_empty() {
-            return Ok(query);
-        }
-        let is_json = headers
+    pub async fn from_request(request: Request, max_body_bytes: usize) -> Result<Self, Problem> {
+        let query = Self::from_query(request.uri())?;
+        let is_json = request
+            .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split(';').next())
             .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+        let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
+            Problem::malformed(rejection.status())
+                .detail(format!("the body must be at most {max_body_bytes} bytes and arrive complete"))
+        })?;
+        if body.is_empty() {
+            return Ok(query);
+        }
         if !is_json {
             return Err(Problem::malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE)
                 .detail("a body must be JSON, with the header Content-Type: application/json"));
         }
-        let fields = Self::from_object(body)?;
+        let fields = Self::from_object(&body)?;
         if !query.values.is_empty() {
             return Err(Problem::malformed(StatusCode::BAD_REQUEST)
                 .detail("give the fields in the query string or in the body, not in both"));
