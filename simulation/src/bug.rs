@@ -13,6 +13,8 @@ pub enum Bug {
     KeysForgotten,
     /// A grant is committed without the message that asks for its payment.
     GrantWithoutMessage,
+    /// Nobody looks at what is left of a campaign's budget.
+    BudgetIgnored,
     /// A message leaves the outbox before the broker has it.
     OutboxRemovedBeforePublish,
     /// Messages are acknowledged when they arrive.
@@ -47,9 +49,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::KeysForgotten,
         Self::GrantWithoutMessage,
+        Self::BudgetIgnored,
         Self::OutboxRemovedBeforePublish,
         Self::AckBeforeCommit,
         Self::PaymentsForgotten,
@@ -73,6 +76,7 @@ impl Bug {
         Some(match self {
             Self::KeysForgotten => "keys_forgotten",
             Self::GrantWithoutMessage => "grant_without_message",
+            Self::BudgetIgnored => "budget_ignored",
             Self::OutboxRemovedBeforePublish => "outbox_removed_before_publish",
             Self::BroadcastBeforeCommit => "broadcast_before_commit",
             Self::NoReceiptMeansNotMined => "no_receipt_means_not_mined",

@@ -49,6 +49,8 @@ pub enum Rule {
     Granted,
     /// The right account holds the right amount.
     Amount,
+    /// A campaign promises no more than its budget, and counts as spent what was paid.
+    Budget,
     /// Both ledgers and the chain agree.
     Ledger,
     /// The auditor names what differs, and nothing else.
@@ -122,6 +124,10 @@ pub(crate) async fn lines(database: &Database, query: &'static str) -> Result<Ve
     Ok(text.lines().map(|line| line.split(' ').map(ToOwned::to_owned).collect()).collect())
 }
 
+fn number(text: &str) -> Result<u64, Violation> {
+    text.parse().map_err(|_| violation(Rule::Broken, format!("{text} is no number")))
+}
+
 const GRANTS: &str = "select group_concat(request_id || ' ' || state || ' ' || grant_index || ' ' || user_id || ' ' || \
      campaign_id || ' ' || token_amount || ' ' || coalesce(transaction_hash, '-') || ' ' || \
      (retry_count = 0 and completed_at is null \
@@ -132,6 +138,13 @@ const PAYMENTS: &str = "select group_concat(request_id || ' ' || state || ' ' ||
      coalesce(transaction_hash, '-') || ' ' || coalesce(block_number, -1) || ' ' || \
      (not exists (select 1 from outbox o where o.request_id = p.request_id)), char(10)) \
      from (select * from payment order by request_id) p";
+
+const TALLIES: &str = "select group_concat(campaign_id || ' ' || reserved || ' ' || spent, char(10)) from campaign";
+
+/// Grants that were paid after they had ended without a payment.
+const PAID_AFTER_ALL: &str = "select group_concat(campaign_id || ' ' || token_amount, char(10)) from token_grant g \
+     where state = 'completed' and exists (select 1 from event e where e.stream = 'grant' \
+     and e.subject = g.request_id and e.kind in ('Failed', 'Expired', 'Cancelled'))";
 
 const ATTEMPTS: &str = "select group_concat(a.hash || ' ' || t.nonce, char(10)) \
      from attempt a join chain_transaction t on t.id = a.transaction_id";
@@ -172,7 +185,30 @@ impl Witness {
                 return Err(violation(Rule::Durable, format!("grant {request_id}, which was accepted, is not stored")));
             }
         }
+        self.see_budgets(database, clients).await
+    }
+
+    /// No campaign has promised and paid more than its budget.
+    pub(crate) async fn see_budgets(&self, database: &Database, clients: &Clients) -> Verdict {
+        for (campaign, Tally { reserved, spent }) in tallies(database).await? {
+            let Some(budget) = clients.budget_of(&campaign) else { continue };
+            let promised = reserved + spent;
+            if promised > budget && promised > budget + self.paid_after_all(&campaign, database).await? {
+                let what = format!("{campaign} has a budget of {budget}, and {reserved} reserved and {spent} spent");
+                return Err(violation(Rule::Budget, what));
+            }
+        }
         Ok(())
+    }
+
+    /// Whole tokens whose budget went to others before they were paid all the same. That takes a blockchain service that
+    /// has forgotten how a grant ended, or a chain that has.
+    async fn paid_after_all(&self, campaign: &str, database: &Database) -> Result<u64, Violation> {
+        if !self.restored && !self.finality_lost {
+            return Ok(0);
+        }
+        let grants = lines(database, PAID_AFTER_ALL).await?;
+        grants.iter().filter(|grant| grant[0] == campaign).map(|grant| number(&grant[1])).sum()
     }
 
     /// Every payment that ended was announced, and every one that is completed was paid in a final block.
@@ -305,6 +341,7 @@ pub(crate) async fn at_rest(
 ) -> Verdict {
     let mut payments: BTreeMap<U256, Vec<Paid>> = BTreeMap::new();
     let mut expected_balances: BTreeMap<Address, U256> = BTreeMap::new();
+    let mut minted: BTreeMap<String, U256> = BTreeMap::new();
     for paid in chain.state().payments() {
         payments.entry(paid.id).or_default().push(paid);
     }
@@ -340,6 +377,7 @@ pub(crate) async fn at_rest(
                 let hash = (!witness.finality_lost).then_some(hash.as_str());
                 check_payment(&paid, request_id, wish.recipient(), wish.tokens, hash)?;
                 *expected_balances.entry(paid.to).or_default() += paid.amount;
+                *minted.entry(campaign_id.clone()).or_default() += paid.amount;
             }
             (state, paid) => {
                 let what = format!("grant {request_id} is {state}, and the chain has {paid:?}");
@@ -364,6 +402,13 @@ pub(crate) async fn at_rest(
     if let Some((id, paid)) = paid.into_iter().next() {
         return Err(violation(Rule::Granted, format!("{id:#x} was paid and nobody was granted it: {paid:?}")));
     }
+    for (campaign, tally) in tallies(campaign).await? {
+        let minted = minted.remove(&campaign).unwrap_or_default();
+        if tally.reserved != 0 || base_units(tally.spent) != minted {
+            let what = format!("{campaign} was at rest with {tally:?}, and {minted} was minted for it");
+            return Err(violation(Rule::Budget, what));
+        }
+    }
     let state = chain.state();
     let balances: BTreeMap<_, _> = state.balances().iter().filter(|(_, amount)| !amount.is_zero()).collect();
     if balances != expected_balances.iter().collect() {
@@ -372,8 +417,12 @@ pub(crate) async fn at_rest(
     Ok(())
 }
 
+fn base_units(tokens: u64) -> U256 {
+    U256::from(tokens) * U256::from(10).pow(U256::from(DECIMALS))
+}
+
 fn check_payment(paid: &Paid, request_id: &str, to: Address, tokens: u64, hash: Option<&str>) -> Verdict {
-    let amount = U256::from(tokens) * U256::from(10).pow(U256::from(DECIMALS));
+    let amount = base_units(tokens);
     if (paid.to, paid.amount) != (to, amount) {
         let what = format!("grant {request_id} of {amount} to {to} was paid otherwise: {paid:?}");
         return Err(violation(Rule::Amount, what));
@@ -383,6 +432,24 @@ fn check_payment(paid: &Paid, request_id: &str, to: Address, tokens: u64, hash: 
         return Err(violation(Rule::Ledger, what));
     }
     Ok(())
+}
+
+/// What a campaign has promised and paid, as it counts itself, in whole tokens.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    reserved: u64,
+    spent: u64,
+}
+
+async fn tallies(campaign: &Database) -> Result<BTreeMap<String, Tally>, Violation> {
+    let campaigns = lines(campaign, TALLIES).await?;
+    let tally = |line: Vec<String>| {
+        let [campaign, reserved, spent] = &line[..] else {
+            return Err(violation(Rule::Broken, format!("a campaign reads {line:?}")));
+        };
+        Ok((campaign.clone(), Tally { reserved: number(reserved)?, spent: number(spent)? }))
+    };
+    campaigns.into_iter().map(tally).collect()
 }
 
 /// The state and the transaction of each payment, by request.

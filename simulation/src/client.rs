@@ -28,6 +28,8 @@ pub struct Wish {
     key: Option<String>,
     /// The grant that it was answered with.
     pub request_id: Option<String>,
+    /// Whether the budget did not allow it when it was asked for last.
+    is_refused: bool,
 }
 
 impl Wish {
@@ -35,6 +37,10 @@ impl Wish {
     #[must_use]
     pub fn recipient(&self) -> Address {
         self.wallet.unwrap_or_else(|| wallet_of(&self.user))
+    }
+
+    fn is_answered(&self) -> bool {
+        self.request_id.is_some() || self.is_refused
     }
 }
 
@@ -54,6 +60,7 @@ pub enum Attempt {
 pub struct Clients {
     wishes: Vec<Wish>,
     by_request: BTreeMap<String, usize>,
+    budgets: [Option<u64>; CAMPAIGNS.len()],
 }
 
 /// Requests that are sent at the same time.
@@ -65,10 +72,52 @@ pub struct Burst {
     pub requests: Vec<Request<Body>>,
 }
 
+/// What the answers to a burst come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// New grants.
+    pub granted: u64,
+    /// Requests that a campaign's budget does not allow.
+    pub refused: u64,
+}
+
+/// What one answer comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Granted,
+    Refused,
+    Nothing,
+}
+
 /// The campaigns there are.
 pub const CAMPAIGNS: [&str; 3] = ["spring", "summer", "autumn"];
 
 impl Clients {
+    /// Those of campaigns with these budgets.
+    #[must_use]
+    pub fn new(budgets: [Option<u64>; CAMPAIGNS.len()]) -> Self {
+        Self { budgets, ..Self::default() }
+    }
+
+    /// Whole tokens that a campaign may pay; `None` for as many as you like.
+    #[must_use]
+    pub fn budget_of(&self, campaign: &str) -> Option<u64> {
+        CAMPAIGNS.iter().zip(self.budgets).find_map(|(name, budget)| budget.filter(|_| *name == campaign))
+    }
+
+    /// The requests that make the campaigns which have a budget. The others are made by their first use.
+    #[must_use]
+    pub fn campaigns(&self) -> Vec<Request<Body>> {
+        let limited = CAMPAIGNS.into_iter().filter(|campaign| self.budget_of(campaign).is_some());
+        limited.map(|campaign| self.settings(campaign, campaign)).collect()
+    }
+
+    /// Gives a campaign this name. What is not mentioned becomes what it is by itself.
+    fn settings(&self, campaign: &str, name: &str) -> Request<Body> {
+        let settings = json!({ "name": name, "amount": 100, "budget": self.budget_of(campaign) });
+        put(format!("/campaigns/{campaign}"), &settings)
+    }
+
     /// Everything that was ever wished for.
     #[must_use]
     pub fn wishes(&self) -> &[Wish] {
@@ -84,7 +133,7 @@ impl Clients {
     /// Whether every wish has an answer.
     #[must_use]
     pub fn all_answered(&self) -> bool {
-        self.wishes.iter().all(|wish| wish.request_id.is_some())
+        self.wishes.iter().all(Wish::is_answered)
     }
 
     /// Up to so many requests, most of them for something new.
@@ -104,6 +153,9 @@ impl Clients {
                 },
                 _ => Attempt::Wish(self.wish(dice)),
             };
+            if let Attempt::Wish(place) = attempt {
+                self.wishes[place].is_refused = false;
+            }
             burst.requests.push(self.request(attempt, dice));
             burst.attempts.push(attempt);
         }
@@ -116,24 +168,15 @@ impl Clients {
     ///
     /// Never: paths and bodies are ours.
     pub fn order(&mut self, dice: &mut Dice) -> Vec<Request<Body>> {
-        let json = |method: &str, path: String, body: serde_json::Value| {
-            Request::builder()
-                .method(method)
-                .uri(path)
-                .header("content-type", "application/json")
-                .body(Body::from(body.to_string()))
-                .expect("it is a request")
-        };
         match dice.below(6) {
             0 => {
                 // Engaged and released: what the service does in between, or when it dies there, is its business.
-                let switch = |engaged: bool| json("PUT", "/kill-switch".to_owned(), json!({ "engaged": engaged }));
+                let switch = |engaged: bool| put("/kill-switch".to_owned(), &json!({ "engaged": engaged }));
                 vec![switch(true), switch(false)]
             }
             1 => {
                 let campaign = CAMPAIGNS[dice.place(CAMPAIGNS.len())];
-                let settings = json!({ "name": format!("{campaign} {}", dice.below(3)), "amount": 100 });
-                vec![json("PUT", format!("/campaigns/{campaign}"), settings)]
+                vec![self.settings(campaign, &format!("{campaign} {}", dice.below(3)))]
             }
             2 => vec![self.upload(dice)],
             _ => {
@@ -166,7 +209,7 @@ impl Clients {
 
     /// The requests that were not answered, again.
     pub fn ask_again(&mut self, dice: &mut Dice) -> Burst {
-        let open = (0..self.wishes.len()).filter(|place| self.wishes[*place].request_id.is_none());
+        let open = (0..self.wishes.len()).filter(|place| !self.wishes[*place].is_answered());
         let attempts: Vec<_> = open.map(Attempt::Wish).collect();
         let requests = attempts.iter().map(|attempt| self.request(*attempt, dice)).collect();
         Burst { attempts, requests }
@@ -202,6 +245,7 @@ impl Clients {
             wallet,
             key: (dice.below(2) == 0).then(|| format!("key-{number}")),
             request_id: None,
+            is_refused: false,
         });
         number
     }
@@ -236,36 +280,47 @@ impl Clients {
         .expect("it is a request")
     }
 
-    /// Takes the answers in. Returns how many are new grants.
+    /// Takes the answers in.
     ///
     /// # Errors
     ///
     /// When one of them is not what it has to be.
-    pub fn hear(&mut self, attempts: &[Attempt], answers: &[Answer]) -> Result<usize, Violation> {
-        let mut new = 0;
+    pub fn hear(&mut self, attempts: &[Attempt], answers: &[Answer]) -> Result<Heard, Violation> {
+        let mut heard = Heard::default();
         for (attempt, answer) in attempts.iter().zip(answers) {
-            new += usize::from(self.hear_one(*attempt, answer)?);
+            match self.hear_one(*attempt, answer)? {
+                News::Granted => heard.granted += 1,
+                News::Refused => heard.refused += 1,
+                News::Nothing => {}
+            }
         }
-        Ok(new)
+        Ok(heard)
     }
 
-    fn hear_one(&mut self, attempt: Attempt, answer: &Answer) -> Result<bool, Violation> {
+    fn hear_one(&mut self, attempt: Attempt, answer: &Answer) -> Result<News, Violation> {
         #[derive(Deserialize)]
         struct Grant {
             request_id: String,
         }
         let status = answer.status.as_u16();
+        let body = String::from_utf8_lossy(&answer.body);
         let wrong = |place: usize| {
-            let body = String::from_utf8_lossy(&answer.body);
             violation(Rule::Answer, format!("{attempt:?} of user-{place} was answered with {status}: {body}"))
         };
-        if status == 503 && String::from_utf8_lossy(&answer.body).contains("urn:problem-type:stopped") {
-            return Ok(false);
+        if status == 503 && body.contains("urn:problem-type:stopped") {
+            return Ok(News::Nothing);
         }
         let place = match attempt {
             Attempt::Wish(place) if matches!(status, 200 | 202) => place,
-            Attempt::OtherUnderKey(_) if status == 422 => return Ok(false),
-            Attempt::OtherAmount(_) if status == 409 => return Ok(false),
+            Attempt::Wish(place)
+                if status == 409
+                    && body.contains("urn:problem-type:budget-exhausted")
+                    && self.wishes[place].request_id.is_none() =>
+            {
+                return self.hear_refusal(place);
+            }
+            Attempt::OtherUnderKey(_) if status == 422 => return Ok(News::Nothing),
+            Attempt::OtherAmount(_) if status == 409 => return Ok(News::Nothing),
             Attempt::Wish(place) | Attempt::OtherUnderKey(place) | Attempt::OtherAmount(place) => {
                 return Err(wrong(place));
             }
@@ -273,12 +328,84 @@ impl Clients {
         let grant: Grant = serde_json::from_slice(&answer.body).map_err(|_| wrong(place))?;
         match &self.wishes[place].request_id {
             Some(earlier) if *earlier != grant.request_id || status == 202 => Err(wrong(place)),
-            Some(_) => Ok(false),
+            Some(_) => Ok(News::Nothing),
             None => {
                 self.by_request.insert(grant.request_id.clone(), place);
                 self.wishes[place].request_id = Some(grant.request_id);
-                Ok(status == 202)
+                Ok(if status == 202 { News::Granted } else { News::Nothing })
             }
         }
+    }
+
+    /// The budget does not allow a wish. All others of the campaign together must have been able to use it up: those that
+    /// were granted, and those of which nobody knows.
+    fn hear_refusal(&mut self, place: usize) -> Result<News, Violation> {
+        let Wish { campaign, user, tokens, .. } = &self.wishes[place];
+        let is_possible =
+            |(other, wish): &(usize, &Wish)| *other != place && wish.campaign == *campaign && !wish.is_refused;
+        let others: u64 = self.wishes.iter().enumerate().filter(is_possible).map(|(_, wish)| wish.tokens).sum();
+        let budget = self.budget_of(campaign);
+        if budget.is_none_or(|budget| others + tokens <= budget) {
+            let what = format!("{tokens} tokens of {campaign} for {user} were refused, whose budget is {budget:?}");
+            return Err(violation(Rule::Budget, format!("{what}, and {others} at most were promised to others")));
+        }
+        self.wishes[place].is_refused = true;
+        Ok(News::Refused)
+    }
+}
+
+fn put(path: String, body: &serde_json::Value) -> Request<Body> {
+    let request = Request::put(path).header("content-type", "application/json");
+    request.body(Body::from(body.to_string())).expect("it is a request")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::*;
+
+    /// Clients of a campaign with this budget, who want so many tokens each.
+    fn clients(budget: u64, wishes: &[u64]) -> Clients {
+        let mut clients = Clients::new([Some(budget), None, None]);
+        let mut dice = Dice::new(1);
+        for tokens in wishes {
+            let place = clients.wish(&mut dice);
+            (clients.wishes[place].campaign, clients.wishes[place].tokens) = (CAMPAIGNS[0].to_owned(), *tokens);
+        }
+        clients
+    }
+
+    fn answer(
+        clients: &mut Clients,
+        place: usize,
+        status: StatusCode,
+        body: &serde_json::Value,
+    ) -> Result<News, Violation> {
+        clients.hear_one(Attempt::Wish(place), &Answer { status, body: body.to_string().into() })
+    }
+
+    fn refuse(clients: &mut Clients, place: usize) -> Result<News, Violation> {
+        answer(clients, place, StatusCode::CONFLICT, &json!({ "type": "urn:problem-type:budget-exhausted" }))
+    }
+
+    #[test]
+    fn a_refusal_is_right_only_if_the_budget_can_have_run_out() {
+        assert!(refuse(&mut clients(100, &[60, 60]), 0).is_ok(), "nobody knows of the other one");
+        assert_eq!(refuse(&mut clients(100, &[60, 40]), 0).unwrap_err().rule, Rule::Budget);
+        let mut clients = clients(100, &[60, 60, 60]);
+        refuse(&mut clients, 0).unwrap();
+        refuse(&mut clients, 1).unwrap();
+        assert_eq!(refuse(&mut clients, 2).unwrap_err().rule, Rule::Budget, "nobody had it");
+    }
+
+    #[test]
+    fn what_was_granted_cannot_be_refused_any_more() {
+        let mut clients = clients(100, &[60, 60]);
+        answer(&mut clients, 0, StatusCode::ACCEPTED, &json!({ "request_id": "one" })).unwrap();
+        assert_eq!(refuse(&mut clients, 0).unwrap_err().rule, Rule::Answer);
+        assert!(!clients.all_answered());
+        refuse(&mut clients, 1).unwrap();
+        assert!(clients.all_answered());
     }
 }

@@ -62,6 +62,8 @@ struct Report {
     first_seed: u64,
     /// Grants that were accepted.
     grants: u64,
+    /// Requests that a campaign's budget did not allow.
+    refused: u64,
     /// Services that died.
     crashes: u64,
     /// Worlds that broke a rule.
@@ -178,9 +180,10 @@ fn run_all(options: &Options) -> Result<ExitCode> {
     let json = serde_json::to_string_pretty(&report)?;
     std::fs::write(&options.report, json).with_context(|| format!("cannot write {}", options.report.display()))?;
     println!(
-        "{} worlds, {} grants, {} crashes, {} reorged blocks in {:.1} s ({:.0} grants/s): {} violations, {} replayed{}",
+        "{} worlds, {} grants, {} refused, {} crashes, {} reorged blocks in {:.1} s ({:.0} grants/s): {} violations, {} replayed{}",
         report.seeds,
         report.grants,
+        report.refused,
         report.crashes,
         report.reorged_blocks,
         report.seconds,
@@ -225,6 +228,7 @@ fn work(options: &Options, next: &AtomicU64, end: u64, report: &Mutex<Report>) -
             let mut report = lock();
             report.seeds += 1;
             report.grants += outcome.count.grants;
+            report.refused += outcome.count.refused;
             report.crashes += outcome.count.crashes;
             report.turns += outcome.count.turns;
             report.reorged_blocks += outcome.count.reorged;

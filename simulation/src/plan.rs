@@ -10,6 +10,7 @@ use blockchain::transaction::Patience;
 use chrono::TimeDelta;
 
 use crate::chain::Weather;
+use crate::client::CAMPAIGNS;
 use crate::dice::Dice;
 use crate::network::Trouble;
 use crate::services::Settings;
@@ -127,6 +128,8 @@ pub struct Plan {
     pub skew_seconds: [i64; 2],
     /// The most requests that clients send at the same time.
     pub burst: u64,
+    /// Whole tokens that each of the campaigns may pay; `None` for as many as you like.
+    pub budgets: [Option<u64>; CAMPAIGNS.len()],
     /// After how many turns the databases are looked at, besides after each crash.
     pub look_every: u64,
     /// What happens, in order.
@@ -147,15 +150,18 @@ impl Plan {
         let weights = weights(&mut dice);
         let skew = |dice: &mut Dice| if dice.happens(300) { dice.below(7200).cast_signed() - 3600 } else { 0 };
         let skew_seconds = [skew(&mut dice), skew(&mut dice)];
-        let actions = (0..dice.between(60, 220)).map(|_| action(&weights, &mut dice)).collect();
-        Self { seed, settings, hazards, finality, skew_seconds, burst, look_every: 40, actions }
+        let actions: Vec<_> = (0..dice.between(60, 220)).map(|_| action(&weights, &mut dice)).collect();
+        let budgets = budgets(&actions, burst, &mut dice);
+        Self { seed, settings, hazards, finality, skew_seconds, burst, budgets, look_every: 40, actions }
     }
 
     /// The same with fewer grants, for tests.
     #[must_use]
     pub fn small(seed: u64) -> Self {
         let plan = Self::new(seed);
-        Self { burst: plan.burst.min(8), look_every: 20, ..plan }
+        let burst = plan.burst.min(8);
+        let budgets = plan.budgets.map(|budget| Some(budget? * burst / plan.burst));
+        Self { burst, budgets, look_every: 20, ..plan }
     }
 }
 
@@ -180,6 +186,14 @@ fn settings(finality: u64, dice: &mut Dice) -> Settings {
         },
         audit_every: Duration::from_secs(dice.between(5, 120)),
     }
+}
+
+/// Most budgets run out sooner or later, and some do not.
+fn budgets(actions: &[Action], burst: u64, dice: &mut Dice) -> [Option<u64>; CAMPAIGNS.len()] {
+    let bursts = actions.iter().filter(|action| action.kind == Kind::Ask).count() as u64;
+    // Half of the most requests, four of five for something new, 500 tokens each: about what is wanted of a campaign.
+    let wanted = bursts * (burst + 1) * 200 / CAMPAIGNS.len() as u64;
+    std::array::from_fn(|_| dice.happens(600).then(|| wanted * dice.between(5, 120) / 100))
 }
 
 impl Hazards {

@@ -81,6 +81,7 @@ impl Stage {
 }
 
 async fn live(world: &mut World, plan: &Plan) -> Result<(), Stop> {
+    world.make_campaigns(plan.seed).await?;
     for action in &plan.actions {
         world.turn(*action).await?;
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use blockchain::audit::auditor::Auditor;
 use blockchain::audit::reader::Reading;
 use blockchain::chain::Chain;
@@ -26,7 +26,7 @@ pub(crate) use self::processes::Process;
 use crate::bug::Bug;
 use crate::chain::{GENESIS, Node, Simulated};
 use crate::check::{self, Rule, Verdict, Violation, Witness, violation};
-use crate::client::{CAMPAIGNS, Clients};
+use crate::client::{CAMPAIGNS, Clients, Heard};
 use crate::dice::Dice;
 use crate::fuse::Fuse;
 use crate::network::Network;
@@ -58,6 +58,8 @@ impl Files {
 pub struct Count {
     /// Grants that were accepted, foreign ones included.
     pub grants: u64,
+    /// Answers that a campaign's budget does not allow a grant.
+    pub refused: u64,
     /// Services that died.
     pub crashes: u64,
     /// Turns that were taken.
@@ -149,7 +151,7 @@ impl World {
             campaign: None,
             blockchain: [None, None],
             owners: [String::new(), String::new()],
-            clients: Clients::default(),
+            clients: Clients::new(plan.budgets),
             witness: Witness::default(),
             count: Count::default(),
             log: vec![],
@@ -272,6 +274,24 @@ impl World {
         Ok(())
     }
 
+    /// Makes the campaigns that have budgets, before anything goes wrong.
+    pub(crate) async fn make_campaigns(&mut self, seed: u64) -> Result<(), Stop> {
+        random::seed(seed);
+        let mut dice = Dice::new(seed);
+        let hazards = std::mem::take(&mut self.hazards);
+        self.campaign_step("start", &mut dice, async |_| String::new()).await?;
+        let campaigns = self.clients.campaigns();
+        let mut is_made = true;
+        self.campaign_step("campaigns", &mut dice, async |service| {
+            let answers = service.serve(campaigns).await;
+            is_made = answers.iter().all(|answer| answer.status == StatusCode::CREATED);
+            format!("{} made", answers.len())
+        })
+        .await?;
+        self.hazards = hazards;
+        if is_made { Ok(()) } else { Err(violation(Rule::Answer, "a campaign was not made").into()) }
+    }
+
     async fn ask(&mut self, dice: &mut Dice) -> Result<(), Stop> {
         let burst = self.clients.ask(dice, self.burst);
         self.send(burst, dice).await
@@ -308,9 +328,10 @@ impl World {
         })
         .await?;
         if let Some(answers) = answers {
-            let new = self.clients.hear(&attempts, &answers)?;
-            self.count.grants += new as u64;
-            self.note(format!("clients: {new} new grants of {count} requests"));
+            let Heard { granted, refused } = self.clients.hear(&attempts, &answers)?;
+            self.count.grants += granted;
+            self.count.refused += refused;
+            self.note(format!("clients: {granted} new grants of {count} requests, {refused} above a budget"));
         }
         Ok(())
     }

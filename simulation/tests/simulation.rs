@@ -94,6 +94,11 @@ mod campaign_store {
     fn a_grant_that_is_committed_without_its_message_is_found() {
         assert_eq!(found(Bug::GrantWithoutMessage), Rule::Announced);
     }
+
+    #[test]
+    fn a_budget_that_nobody_looks_at_is_found() {
+        assert_eq!(found(Bug::BudgetIgnored), Rule::Budget);
+    }
 }
 
 mod campaign_to_pubsub {

@@ -9,6 +9,7 @@
 
 pub mod audit;
 mod auditor;
+mod books;
 pub mod fault;
 mod inject;
 pub mod kind;
@@ -18,6 +19,7 @@ mod operator;
 pub mod report;
 pub mod schedule;
 mod seed;
+mod treasury;
 mod world;
 
 pub use self::{

@@ -124,6 +124,17 @@ impl Grant {
     }
 }
 
+/// A campaign as the campaign service tells it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Campaign {
+    /// Whole tokens that all its grants together may pay; none for no limit.
+    pub budget: Option<u64>,
+    /// Whole tokens of grants under way.
+    pub reserved: u64,
+    /// Whole tokens that were paid.
+    pub spent: u64,
+}
+
 /// The campaign service.
 #[derive(Clone, Debug)]
 pub struct CampaignClient {
@@ -173,6 +184,24 @@ impl CampaignClient {
         answer(post).await
     }
 
+    /// Requests many grants, in one upload of JSON lines.
+    ///
+    /// # Errors
+    /// When the service does not answer. A refusal is an answer.
+    pub async fn upload(&self, requests: &[GrantRequest]) -> Result<Answer> {
+        let mut body = String::new();
+        for request in requests {
+            let mut line = serde_json::to_value(request)?;
+            if let Some(key) = &request.idempotency_key {
+                line["idempotency_key"] = key.as_str().into();
+            }
+            body.push_str(&line.to_string());
+            body.push('\n');
+        }
+        let post = self.client.post(format!("{}/token-requests/bulk", self.base));
+        answer(post.header("Content-Type", "application/x-ndjson").body(body)).await
+    }
+
     /// All grants of a user, newest first, from as many pages as they fill.
     ///
     /// # Errors
@@ -209,6 +238,19 @@ impl CampaignClient {
             200 => Ok(Some(serde_json::from_value(answer.body).context("/grants/{id} is a grant")?)),
             404 => Ok(None),
             status => bail!("/grants/{request_id} answered {status}: {}", answer.body),
+        }
+    }
+
+    /// One campaign, or none of this name.
+    ///
+    /// # Errors
+    /// When the service does not answer as expected.
+    pub async fn campaign(&self, campaign_id: &str) -> Result<Option<Campaign>> {
+        let answer = self.get(&format!("/campaigns/{campaign_id}")).await?;
+        match answer.status {
+            200 => Ok(Some(serde_json::from_value(answer.body).context("/campaigns/{id} is a campaign")?)),
+            404 => Ok(None),
+            status => bail!("/campaigns/{campaign_id} answered {status}: {}", answer.body),
         }
     }
 

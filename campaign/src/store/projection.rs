@@ -6,7 +6,7 @@
 mod claims;
 mod save;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -45,8 +45,8 @@ pub(super) const TABLES: [&str; 10] = [
 /// A part of the tables, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Projection {
-    grants: HashMap<RequestId, Tracked<Grant>>,
-    campaigns: HashMap<CampaignId, Tracked<Campaign>>,
+    grants: BTreeMap<RequestId, Tracked<Grant>>,
+    campaigns: BTreeMap<CampaignId, Tracked<Campaign>>,
     lists: BTreeMap<CampaignId, BTreeSet<UserId>>,
     keys: Vec<(IdempotencyKey, RequestId)>,
     latencies: BTreeMap<(CampaignId, Bucket), u64>,

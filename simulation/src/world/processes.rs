@@ -99,7 +99,11 @@ impl World {
         let end = self.fuse.step(pin!(step(service))).await;
         let acknowledged = self.network.take_acknowledged();
         match end {
-            End::Done(line) => self.note(format!("{name}: {line}")),
+            End::Done(line) => {
+                let store = service.store.clone();
+                self.note(format!("{name}: {line}"));
+                self.witness.see_budgets(store.database(), &self.clients).await?;
+            }
             End::Died(point) | End::Paused(point, _) => {
                 let store = service.store.clone();
                 check::acknowledged(&acknowledged, Topic::Results, store.database()).await?;

@@ -8,13 +8,44 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, B256, U256};
 use serde::Serialize;
 
-use crate::chain::Payment;
+use crate::chain::{Payment, base_units};
+
+/// What clients and services say in the end.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// What clients asked for, and what they were answered.
+    pub promised: Vec<Promised>,
+    /// The campaigns that were asked for it.
+    pub campaigns: Vec<Campaign>,
+    /// Whether the blockchain service's database was replaced by an older copy: it may have forgotten a cancellation, and
+    /// paid what others have the budget of.
+    pub restored: bool,
+}
+
+/// A campaign, in whole tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Campaign {
+    /// Its name.
+    pub name: String,
+    /// What it may pay; `None` for as much as is asked for.
+    pub budget: Option<u64>,
+    /// The most that it said it had reserved and spent together, whenever it was asked.
+    pub most: u64,
+    /// What it says it has reserved in the end.
+    pub reserved: u64,
+    /// What it says it has spent in the end.
+    pub spent: u64,
+}
 
 /// A grant that a client was promised, and what the service says of it in the end.
 #[derive(Clone, Debug)]
 pub struct Promised {
     /// Its id.
     pub request_id: String,
+    /// For which campaign.
+    pub campaign: String,
+    /// Whether somebody has asked for its cancellation.
+    pub is_unwanted: bool,
     /// Who is to be paid.
     pub recipient: Address,
     /// How much, in base units.
@@ -30,12 +61,16 @@ pub enum End {
     Completed(Option<B256>),
     /// It will not be paid, for this reason.
     Failed(String),
+    /// It will not be paid, since somebody did not want it any more.
+    Cancelled,
     /// It is in this state, which is not final.
     Open(String),
     /// There is no such grant.
     Unknown,
     /// The client was never answered, so there may be such a grant.
     Unanswered,
+    /// There never was such a grant: the campaign's budget did not allow it.
+    Refused,
 }
 
 /// What is on the chain.
@@ -64,34 +99,45 @@ pub struct Verdict {
     pub wrong_amount: usize,
     /// Grants that never ended.
     pub stuck: usize,
+    /// Requests that were refused, since a budget had run out.
+    pub refused: usize,
+    /// Campaigns that have refused some.
+    pub exhausted: usize,
+    /// Campaigns that had promised, or that were paid, more than their budget.
+    pub over_budget: usize,
+    /// Campaigns that say they have spent something else than was paid for them, or that have something reserved in the end.
+    pub miscounted: usize,
     /// The differences, one by one.
     pub differences: Vec<String>,
 }
 
 impl Verdict {
-    /// Whether each of the four is zero.
+    /// Whether nothing is lost, paid twice, wrong, stuck, above a budget or miscounted.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.lost == 0 && self.paid_twice == 0 && self.wrong_amount == 0 && self.stuck == 0
+        let Self { lost, paid_twice, wrong_amount, stuck, over_budget, miscounted, .. } = self;
+        [lost, paid_twice, wrong_amount, stuck, over_budget, miscounted].into_iter().all(|count| *count == 0)
     }
 
     /// Judges.
     ///
     /// A payment belongs to the promise of its recipient and amount: no recipient is promised the same amount twice.
     #[must_use]
-    pub fn of(promised: &[Promised], chain: &OnChain) -> Self {
+    pub fn of(claims: &Claims, chain: &OnChain) -> Self {
         let mut verdict = Self::default();
         let mut paid: BTreeMap<(Address, U256), Vec<&Payment>> = BTreeMap::new();
         for payment in &chain.payments {
             paid.entry((payment.to, payment.amount)).or_default().push(payment);
         }
         let mut owed: BTreeMap<Address, U256> = BTreeMap::new();
-        for promise in promised {
+        let mut minted: BTreeMap<&str, Minted> = BTreeMap::new();
+        for promise in &claims.promised {
             let payments = paid.remove(&(promise.recipient, promise.amount)).unwrap_or_default();
             verdict.judge(promise, &payments);
             if !payments.is_empty() {
                 *owed.entry(promise.recipient).or_default() += promise.amount;
             }
+            minted.entry(&promise.campaign).or_default().add(promise, &payments);
         }
         for payments in paid.values() {
             for payment in payments {
@@ -103,11 +149,14 @@ impl Verdict {
             }
         }
         verdict.judge_balances(&owed, chain);
+        for campaign in &claims.campaigns {
+            verdict.judge_campaign(campaign, &minted.remove(&*campaign.name).unwrap_or_default(), claims.restored);
+        }
         verdict
     }
 
     fn judge(&mut self, promise: &Promised, payments: &[&Payment]) {
-        let Promised { request_id, recipient, amount, end } = promise;
+        let Promised { request_id, recipient, amount, end, .. } = promise;
         if payments.len() > 1 {
             self.paid_twice += payments.len() - 1;
             let by: Vec<String> = payments.iter().map(|payment| payment.transaction_hash.to_string()).collect();
@@ -131,6 +180,26 @@ impl Verdict {
                     self.wrong_amount += 1;
                     let by = payment.transaction_hash;
                     self.differs(format!("{request_id} is called failed ({reason}), and was paid by {by}"));
+                }
+            }
+            End::Cancelled => {
+                *self.failed.entry("cancelled".to_owned()).or_default() += 1;
+                if !promise.is_unwanted {
+                    self.lost += 1;
+                    self.differs(format!("{request_id} is cancelled, and nobody has asked for that"));
+                }
+                if let Some(payment) = payments.first() {
+                    self.wrong_amount += 1;
+                    let by = payment.transaction_hash;
+                    self.differs(format!("{request_id} is cancelled, and was paid by {by}"));
+                }
+            }
+            End::Refused => {
+                self.refused += 1;
+                if let Some(payment) = payments.first() {
+                    self.wrong_amount += 1;
+                    let by = payment.transaction_hash;
+                    self.differs(format!("{request_id} was refused, and was paid by {by}"));
                 }
             }
             End::Open(state) => {
@@ -171,91 +240,51 @@ impl Verdict {
         }
     }
 
+    fn judge_campaign(&mut self, campaign: &Campaign, minted: &Minted, restored: bool) {
+        let Campaign { name, budget, most, reserved, spent } = campaign;
+        self.exhausted += usize::from(minted.refused > 0);
+        if let Some(budget) = *budget {
+            let excused = if restored { minted.unwanted } else { U256::ZERO };
+            let allowed = base_units(budget) + excused;
+            if base_units(*most) > allowed || minted.paid > allowed {
+                self.over_budget += 1;
+                let paid = minted.paid / base_units(1);
+                self.differs(format!(
+                    "{name} may pay {budget}, had promised or paid {most}, and {paid} were paid for it"
+                ));
+            }
+        }
+        if *reserved != 0 || base_units(*spent) != minted.paid {
+            self.miscounted += 1;
+            let paid = minted.paid / base_units(1);
+            self.differs(format!("{name} has reserved {reserved} and spent {spent}, and {paid} were paid for it"));
+        }
+    }
+
     fn differs(&mut self, difference: String) {
         self.differences.push(difference);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What was paid for a campaign, in base units.
+#[derive(Debug, Default)]
+struct Minted {
+    /// In all.
+    paid: U256,
+    /// For grants that somebody did not want any more.
+    unwanted: U256,
+    /// Requests that were refused.
+    refused: usize,
+}
 
-    const TRANSACTION: B256 = B256::repeat_byte(9);
-
-    fn promise(to: u8, amount: u64, end: End) -> Promised {
-        Promised {
-            request_id: format!("{to}-{amount}"),
-            recipient: Address::repeat_byte(to),
-            amount: U256::from(amount),
-            end,
-        }
-    }
-
-    fn payment(to: u8, amount: u64) -> Payment {
-        Payment {
-            id: U256::ZERO,
-            to: Address::repeat_byte(to),
-            amount: U256::from(amount),
-            transaction_hash: TRANSACTION,
-            block_number: 1,
-        }
-    }
-
-    /// A chain on which just these payments were made.
-    fn chain(payments: &[(u8, u64)], accounts: &[u8]) -> OnChain {
-        let sum = |to: u8| payments.iter().filter(|one| one.0 == to).map(|one| U256::from(one.1)).sum();
-        OnChain {
-            payments: payments.iter().map(|(to, amount)| payment(*to, *amount)).collect(),
-            balances: accounts.iter().map(|to| (Address::repeat_byte(*to), sum(*to))).collect(),
-            supply: payments.iter().map(|one| U256::from(one.1)).sum(),
-        }
-    }
-
-    fn completed() -> End {
-        End::Completed(Some(TRANSACTION))
-    }
-
-    #[test]
-    fn what_is_promised_and_paid_once_is_good() {
-        let promised = [promise(1, 10, completed()), promise(1, 20, completed()), promise(2, 10, completed())];
-        let verdict = Verdict::of(&promised, &chain(&[(1, 10), (2, 10), (1, 20)], &[1, 2]));
-        assert_eq!(verdict, Verdict { completed: 3, ..Verdict::default() });
-        assert!(verdict.is_good());
-    }
-
-    #[test]
-    fn a_failure_without_a_payment_is_no_difference() {
-        let verdict = Verdict::of(&[promise(1, 10, End::Failed("capped".into()))], &chain(&[], &[1]));
-        assert!(verdict.is_good());
-        assert_eq!(verdict.failed, BTreeMap::from([("capped".to_owned(), 1)]));
-    }
-
-    #[test]
-    fn each_difference_is_counted_as_what_it_is() {
-        let of = |end: End, payments: &[(u8, u64)]| {
-            let verdict = Verdict::of(&[promise(1, 10, end)], &chain(payments, &[1]));
-            assert!(!verdict.differences.is_empty());
-            [verdict.lost, verdict.paid_twice, verdict.wrong_amount, verdict.stuck]
-        };
-        assert_eq!(of(completed(), &[]), [1, 0, 0, 0]);
-        assert_eq!(of(End::Unknown, &[]), [1, 0, 0, 0]);
-        assert_eq!(of(completed(), &[(1, 10), (1, 10)]), [0, 1, 0, 0]);
-        assert_eq!(of(completed(), &[(1, 10), (2, 10)]), [0, 0, 1, 0]);
-        assert_eq!(of(End::Completed(None), &[(1, 10)]), [0, 0, 1, 0]);
-        assert_eq!(of(End::Failed("no".into()), &[(1, 10)]), [0, 0, 1, 0]);
-        assert_eq!(of(End::Open("submitted".into()), &[(1, 10)]), [0, 0, 0, 1]);
-        assert_eq!(of(End::Unanswered, &[]), [0, 0, 0, 1]);
-        assert_eq!(of(End::Unanswered, &[(1, 10)]), [0, 0, 0, 1]);
-        // The right grant went to the right account with a wrong amount.
-        assert_eq!(of(completed(), &[(1, 11)]), [1, 0, 1, 0]);
-    }
-
-    #[test]
-    fn tokens_from_nowhere_are_a_difference() {
-        let mut chain = chain(&[(1, 10)], &[1]);
-        chain.supply += U256::ONE;
-        chain.balances.insert(Address::repeat_byte(1), U256::from(11));
-        let verdict = Verdict::of(&[promise(1, 10, completed())], &chain);
-        assert_eq!(verdict.wrong_amount, 2);
+impl Minted {
+    fn add(&mut self, promise: &Promised, payments: &[&Payment]) {
+        let paid = payments.iter().map(|payment| payment.amount).sum::<U256>();
+        self.paid += paid;
+        self.unwanted += if promise.is_unwanted { paid } else { U256::ZERO };
+        self.refused += usize::from(promise.end == End::Refused);
     }
 }
+
+#[cfg(test)]
+mod tests;

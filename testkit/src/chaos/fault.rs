@@ -99,6 +99,8 @@ pub enum Fault {
     RestoreDatabase { age: u64 },
     /// [`Kind::ClocksApart`].
     ClocksApart { service: Which, seconds: i64 },
+    /// [`Kind::KillSwitch`].
+    KillSwitch { milliseconds: u64 },
 }
 
 impl Fault {
@@ -141,6 +143,7 @@ impl Fault {
             Self::FillDisk { .. } => Kind::FillDisk,
             Self::RestoreDatabase { .. } => Kind::RestoreDatabase,
             Self::ClocksApart { .. } => Kind::ClocksApart,
+            Self::KillSwitch { .. } => Kind::KillSwitch,
         }
     }
 
@@ -158,7 +161,7 @@ impl Fault {
             | Self::FillDisk { milliseconds, .. } => *milliseconds,
             // Told before the time is over, unless nobody asks.
             Self::Rpc { milliseconds, .. } => milliseconds / 2,
-            Self::TwinProcess { milliseconds, .. } => milliseconds + 500,
+            Self::TwinProcess { milliseconds, .. } | Self::KillSwitch { milliseconds } => milliseconds + 500,
             Self::RestartEmulator { down } => down + 3_000,
             Self::RestartChain { down } | Self::RestartPostgres { down } => down + 500,
             Self::RestoreDatabase { age } => age + 500,
@@ -195,6 +198,7 @@ impl fmt::Display for Fault {
             Self::StopBlocks { milliseconds, rush } => write!(f, " for {milliseconds} ms, then {rush} at once"),
             Self::BaseFeeSpike { gwei, milliseconds } => write!(f, " {gwei} gwei for {milliseconds} ms"),
             Self::DropMempool => Ok(()),
+            Self::KillSwitch { milliseconds } => write!(f, " for {milliseconds} ms"),
             Self::Rpc { lie, times, milliseconds, liar } => {
                 write!(f, " {lie:?} of {liar:?}, {times} times within {milliseconds} ms")
             }

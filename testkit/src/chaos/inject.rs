@@ -45,6 +45,7 @@ impl World {
             Fault::LockTables { service, milliseconds } => self.lock_tables(*service, ms(*milliseconds)).await,
             Fault::FillDisk { service, milliseconds } => self.fill_disk(*service, ms(*milliseconds)).await,
             Fault::RestoreDatabase { age } => self.restore_database(ms(*age)).await,
+            Fault::KillSwitch { milliseconds } => self.stop_payments(ms(*milliseconds)).await,
             // Set when the services were started.
             Fault::ClocksApart { .. } => Ok(1),
         }

@@ -22,11 +22,14 @@ pub enum Area {
     Database,
     /// The services' clocks.
     Time,
+    /// What people order.
+    Operators,
 }
 
 impl Area {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Processes, Self::Pubsub, Self::Chain, Self::Rpc, Self::Database, Self::Time];
+    pub const ALL: [Self; 7] =
+        [Self::Processes, Self::Pubsub, Self::Chain, Self::Rpc, Self::Database, Self::Time, Self::Operators];
 
     /// Its name.
     #[must_use]
@@ -38,6 +41,7 @@ impl Area {
             Self::Rpc => "rpc",
             Self::Database => "database",
             Self::Time => "time",
+            Self::Operators => "operators",
         }
     }
 }
@@ -159,6 +163,8 @@ kinds! {
         "The blockchain service's database is replaced by a copy that is seconds old.",
     ClocksApart "clocks_apart" Time Both 1
         "The clock of one service is an hour ahead of, or behind, the other's for the whole seed.",
+    KillSwitch "kill_switch" Operators Both 1
+        "Somebody stops all payments by the campaign service's kill switch, and lets them go on a moment later.",
 }
 
 impl Kind {

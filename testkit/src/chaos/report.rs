@@ -53,6 +53,20 @@ pub struct Report {
     pub wrong_amount: usize,
     /// Grants that did not end.
     pub stuck: usize,
+    /// Campaigns that had promised, or that were paid, more than their budget.
+    pub over_budget: usize,
+    /// Campaigns that count otherwise than the chain what was paid for them.
+    pub miscounted: usize,
+    /// Requests that were refused, since a budget had run out.
+    pub refused: usize,
+    /// Budgets that ran out.
+    pub budgets_exhausted: usize,
+    /// How often a budget was looked at.
+    pub budget_looks: usize,
+    /// Grants that clients did not want any more.
+    pub unwanted: usize,
+    /// Uploads of many requests.
+    pub uploads: usize,
     /// Differences that the product's own auditor has found, by ledger and kind.
     pub auditor: BTreeMap<String, usize>,
     /// Answers to clients that contradict each other, or refuse what cannot be refused.
@@ -98,6 +112,13 @@ impl Report {
         self.paid_twice += outcome.verdict.paid_twice;
         self.wrong_amount += outcome.verdict.wrong_amount;
         self.stuck += outcome.verdict.stuck;
+        self.over_budget += outcome.verdict.over_budget;
+        self.miscounted += outcome.verdict.miscounted;
+        self.refused += outcome.verdict.refused;
+        self.budgets_exhausted += outcome.verdict.exhausted;
+        self.budget_looks += outcome.budget_looks;
+        self.unwanted += outcome.unwanted;
+        self.uploads += outcome.uploads;
         for (difference, times) in &outcome.auditor {
             *self.auditor.entry(difference.clone()).or_default() += times;
         }
@@ -129,7 +150,7 @@ impl Report {
         self.seeds += 1;
     }
 
-    /// Whether each of the four is zero, in seeds that did run.
+    /// Whether every seed was good, and there were some.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.failed_seeds.is_empty() && self.seeds > 0
@@ -179,6 +200,12 @@ impl Report {
             ("**paid twice**", format!("**{}**", self.paid_twice)),
             ("**wrong amount or recipient**", format!("**{}**", self.wrong_amount)),
             ("**stuck**", format!("**{}**", self.stuck)),
+            ("**campaigns above their budget**", format!("**{}**", self.over_budget)),
+            ("**campaigns that miscount**", format!("**{}**", self.miscounted)),
+            ("budgets that ran out", format!("{}, looked at {} times", self.budgets_exhausted, self.budget_looks)),
+            ("requests refused for that", self.refused.to_string()),
+            ("grants that clients asked to cancel", self.unwanted.to_string()),
+            ("uploads", self.uploads.to_string()),
             ("contradictory answers", self.contradictions.to_string()),
             ("differences that `blockchain audit` names", counted(&self.auditor)),
             ("submissions that the contract skipped", self.skipped_by_contract.to_string()),
@@ -235,6 +262,10 @@ mod tests {
             schedule: Vec::new(),
             accepted: 10,
             verdict,
+            campaigns: Vec::new(),
+            budget_looks: 5,
+            unwanted: 3,
+            uploads: 2,
             skipped: 1,
             retries: 0,
             recovery_seconds: Some(2.0),
@@ -250,13 +281,26 @@ mod tests {
     fn seeds_add_up() {
         let mut report = Report::default();
         report.add(outcome(7, Verdict { completed: 10, ..Verdict::default() }));
-        report.add(outcome(8, Verdict { completed: 9, stuck: 1, ..Verdict::default() }));
+        report.add(outcome(8, Verdict { completed: 9, stuck: 1, refused: 4, exhausted: 1, ..Verdict::default() }));
         report.add_broken(9, "no emulator".into());
         assert_eq!((report.seeds, report.first_seed, report.faults, report.grants_accepted), (3, 7, 6, 20));
         assert_eq!(report.faults_by_area, BTreeMap::from([("processes", 4), ("chain", 2)]));
         assert_eq!((report.completed, report.stuck, report.skipped_by_contract), (19, 1, 2));
+        assert_eq!((report.refused, report.budgets_exhausted, report.budget_looks), (4, 1, 10));
+        assert_eq!((report.unwanted, report.uploads), (6, 4));
         assert_eq!(report.failed_seeds, [8, 9]);
         assert!(!report.is_good() && !Report::default().is_good());
+    }
+
+    #[test]
+    fn a_budget_that_did_not_hold_fails_the_run() {
+        for verdict in
+            [Verdict { over_budget: 1, ..Verdict::default() }, Verdict { miscounted: 1, ..Verdict::default() }]
+        {
+            let mut report = Report::default();
+            report.add(outcome(7, verdict));
+            assert_eq!((report.over_budget + report.miscounted, report.is_good()), (1, false));
+        }
     }
 
     #[test]

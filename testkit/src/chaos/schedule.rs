@@ -88,17 +88,22 @@ pub enum Lane {
     Rpc,
     /// The databases.
     Database,
+    /// What people order.
+    Operators,
 }
 
 impl Lane {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Campaign, Self::Blockchain, Self::Bus, Self::Chain, Self::Rpc, Self::Database];
+    pub const ALL: [Self; 7] =
+        [Self::Campaign, Self::Blockchain, Self::Bus, Self::Chain, Self::Rpc, Self::Database, Self::Operators];
 
     /// Milliseconds between two faults. Processes get some time to do something that can be disturbed.
     fn gap(self) -> std::ops::Range<u64> {
         match self {
             Self::Campaign | Self::Blockchain => 500..3_500,
             Self::Bus | Self::Chain | Self::Rpc | Self::Database => 200..2_000,
+            // Nothing is granted meanwhile.
+            Self::Operators => 3_000..8_000,
         }
     }
 
@@ -132,6 +137,7 @@ impl Lane {
             | Kind::LockTables
             | Kind::FillDisk
             | Kind::RestoreDatabase => self == Self::Database,
+            Kind::KillSwitch => self == Self::Operators,
             // From the start to the end of a seed.
             Kind::ClocksApart => false,
         }
@@ -312,6 +318,7 @@ fn draw(kind: Kind, lane: Which, finality: Finality, random: &mut Xoshiro256Plus
         }
         Kind::FillDisk => Fault::FillDisk { service: either, milliseconds: random.random_range(1_000..4_000) },
         Kind::RestoreDatabase => Fault::RestoreDatabase { age: random.random_range(1_000..5_000) },
+        Kind::KillSwitch => Fault::KillSwitch { milliseconds: random.random_range(300..1_500) },
         Kind::ClocksApart => Fault::ClocksApart { service: either, seconds: if delivered { 3_600 } else { -3_600 } },
     }
 }

@@ -17,11 +17,13 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
-    audit::{End, OnChain, Promised, Verdict},
+    audit::{Campaign, Claims, End, OnChain, Promised, Verdict},
+    books::{Books, Ledger},
     fault::{Fault, Which},
     kind::Kind,
-    load::{Books, Ledger, Load, Wanted},
+    load::{Load, Wanted},
     schedule::{Lane, Planned, Schedule},
+    treasury::Treasury,
     world::{Notes, World},
 };
 use crate::{
@@ -122,12 +124,15 @@ impl Venue {
         let run_dir = RunDir::at(&folder)?;
         let world = timeout(START_TIMEOUT, World::start(self, schedule, run_dir));
         let world = world.await.context("the stack took too long to start")??;
-        let watched = Watched::default();
         let load = Load { seed: schedule.seed, rate: self.rate, length, deadline: self.patience };
+        let watched = Watched::new(load);
+        let client = world.client().waiting(Duration::from_secs(3));
+        watched.treasury.make_campaigns(&client).await?;
         let outcome = tokio::select! {
             outcome = watched.run(&world, schedule, load, self.patience) => outcome?,
             () = world.supervise() => unreachable!("a supervisor never ends"),
             () = world.operate() => unreachable!("nor does an operator"),
+            () = watched.treasury.watch(&client) => unreachable!("there is always something to look at"),
             () = watched.tell(&tell) => unreachable!("nor does who tells"),
         };
         world.stop().await?;
@@ -170,6 +175,14 @@ pub struct Outcome {
     /// What became of them.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// The campaigns, as the service tells them.
+    pub campaigns: Vec<Campaign>,
+    /// How often the service has told what a campaign with a budget has promised.
+    pub budget_looks: usize,
+    /// Grants that clients did not want any more.
+    pub unwanted: usize,
+    /// Uploads of many requests.
+    pub uploads: usize,
     /// How often the contract was given a grant that it had paid.
     pub skipped: usize,
     /// Attempts of clients that got no answer, or 503.
@@ -189,7 +202,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether each of the four is zero, no answer contradicts another, and the product's own auditor agrees.
+    /// Whether nothing is lost, paid twice, wrong, stuck, above a budget or miscounted, no answer contradicts another, and the product's own auditor agrees.
     #[must_use]
     pub fn is_good(&self) -> bool {
         // A database that was restored has forgotten payments, and its auditor says so.
@@ -202,9 +215,10 @@ impl Outcome {
 }
 
 /// A seed under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
     ledger: Ledger,
+    treasury: Treasury,
     ended: AtomicUsize,
     injected: Mutex<Injected>,
 }
@@ -218,6 +232,16 @@ struct Injected {
 }
 
 impl Watched {
+    fn new(load: Load) -> Self {
+        let budgets = load.budgets();
+        Self {
+            ledger: Ledger::new(budgets.clone()),
+            treasury: Treasury::new(budgets),
+            ended: AtomicUsize::new(0),
+            injected: Mutex::default(),
+        }
+    }
+
     async fn run(&self, world: &World, schedule: &Schedule, load: Load, patience: Duration) -> Result<Outcome> {
         let began = Instant::now();
         if let Some(clocks) = &schedule.clocks {
@@ -283,6 +307,10 @@ impl Watched {
         }
     }
 
+    fn has_done(&self, kind: Kind) -> bool {
+        self.injected.lock().unwrap_or_else(PoisonError::into_inner).by_kind.contains_key(&kind)
+    }
+
     async fn tell(&self, tell: &impl Fn(Status)) {
         loop {
             let faults = self.injected.lock().unwrap_or_else(PoisonError::into_inner).by_kind.values().sum();
@@ -292,20 +320,31 @@ impl Watched {
     }
 
     async fn audit(&self, world: &World, schedule: &Schedule, recovery_seconds: Option<f64>) -> Result<Outcome> {
-        let Books { accepted, unanswered, contradictions, retries, .. } = self.ledger.books();
+        let Books { accepted, unwanted, unanswered, refused, contradictions, retries, uploads, .. } =
+            self.ledger.books();
         let client = world.client();
-        let client = &client;
+        let (client, unwanted) = (&client, &unwanted);
         let recipient = async |wanted: &Wanted| match wanted.wallet {
             Some(wallet) => Ok(wallet),
             None => world.chain.wallet_of(&wanted.request.user_id).await,
         };
-        let answered = accepted.iter().map(|(request_id, wanted)| (request_id, wanted, true));
-        let unanswered = unanswered.iter().map(|(asked, wanted)| (asked, wanted, false));
-        let promised: Vec<Promised> = stream::iter(answered.chain(unanswered))
-            .map(|(request_id, wanted, is_answered)| async move {
-                let end = if is_answered { end_of(client, request_id).await? } else { End::Unanswered };
-                let (recipient, amount) = (recipient(wanted).await?, base_units(wanted.amount));
-                anyhow::Ok(Promised { request_id: request_id.clone(), recipient, amount, end })
+        let accepted = accepted.iter().map(|(request_id, wanted)| (request_id, wanted, None));
+        let unanswered = unanswered.iter().map(|(asked, wanted)| (asked, wanted, Some(End::Unanswered)));
+        let refused = refused.iter().map(|(asked, refused)| (asked, &refused.wanted, Some(End::Refused)));
+        let promised: Vec<Promised> = stream::iter(accepted.chain(unanswered).chain(refused))
+            .map(|(request_id, wanted, end)| async move {
+                let end = match end {
+                    Some(end) => end,
+                    None => end_of(client, request_id).await?,
+                };
+                anyhow::Ok(Promised {
+                    request_id: request_id.clone(),
+                    campaign: wanted.request.campaign_id.clone(),
+                    is_unwanted: unwanted.contains(request_id),
+                    recipient: recipient(wanted).await?,
+                    amount: base_units(wanted.amount),
+                    end,
+                })
             })
             .buffer_unordered(CONCURRENT)
             .try_collect()
@@ -318,7 +357,9 @@ impl Watched {
             .await?;
         let chain =
             OnChain { payments: world.chain.payments().await?, balances, supply: world.chain.total_supply().await? };
-        let verdict = Verdict::of(&promised, &chain);
+        let campaigns = self.treasury.campaigns(client).await?;
+        let claims = Claims { promised, campaigns, restored: self.has_done(Kind::RestoreDatabase) };
+        let verdict = Verdict::of(&claims, &chain);
 
         let skipped = world.chain.skipped().await?;
         let auditor = world.ask_auditor().await.unwrap_or_else(|error| {
@@ -337,8 +378,12 @@ impl Watched {
             faults: injected.by_kind.iter().map(|(kind, times)| (kind.name(), *times)).collect(),
             not_done: injected.not_done.clone(),
             schedule: schedule.to_string().lines().map(|line| line.trim().to_owned()).collect(),
-            accepted: accepted.len(),
+            accepted: self.ledger.accepted(),
             verdict,
+            campaigns: claims.campaigns,
+            budget_looks: self.treasury.looks(),
+            unwanted: unwanted.len(),
+            uploads,
             skipped,
             retries,
             recovery_seconds,
@@ -360,7 +405,8 @@ async fn end_of(client: &CampaignClient, request_id: &str) -> Result<End> {
         Some(grant) if grant.is_completed() => {
             End::Completed(grant.transaction_hash.and_then(|hash| hash.parse::<B256>().ok()))
         }
-        Some(Grant { state, more, .. }) if state == "failed" => {
+        Some(grant) if grant.state == "cancelled" => End::Cancelled,
+        Some(Grant { state, more, .. }) if matches!(&*state, "failed" | "expired") => {
             let said = |field: &str| more.get(field).and_then(|value| value.as_str().map(str::to_owned));
             End::Failed(said("error_code").or_else(|| said("error_message")).unwrap_or_default())
         }

@@ -160,7 +160,7 @@ fn tell(outcome: &Outcome) {
     let recovery = recovery_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.1} s"));
     say!(
         "seed {seed:<8} {database:<8} {:>5.1} s  faults {:>4}  accepted {:>5}  completed {:>5}  failed {}  lost {}  \
-         twice {}  wrong {}  stuck {}  skipped {}  recovery {recovery}",
+         twice {}  wrong {}  stuck {}  refused {}  over budget {}  miscounted {}  skipped {}  recovery {recovery}",
         outcome.took_seconds,
         outcome.faults.values().sum::<usize>(),
         outcome.accepted,
@@ -170,6 +170,9 @@ fn tell(outcome: &Outcome) {
         verdict.paid_twice,
         verdict.wrong_amount,
         verdict.stuck,
+        verdict.refused,
+        verdict.over_budget,
+        verdict.miscounted,
         outcome.skipped,
     );
     for (difference, times) in &outcome.auditor {
@@ -200,6 +203,13 @@ fn show(report: &Report) {
         ("paid twice", count(report.paid_twice)),
         ("wrong amount or recipient", count(report.wrong_amount)),
         ("stuck", count(report.stuck)),
+        ("campaigns above their budget", count(report.over_budget)),
+        ("campaigns that miscount", count(report.miscounted)),
+        ("budgets that ran out", count(report.budgets_exhausted)),
+        ("looks at a budget", count(report.budget_looks)),
+        ("requests refused, above a budget", count(report.refused)),
+        ("grants that clients asked to cancel", count(report.unwanted)),
+        ("uploads", count(report.uploads)),
         ("contradictory answers", count(report.contradictions)),
         ("differences that the product's auditor names", count(report.auditor.values().sum())),
         ("submissions that the contract skipped", count(report.skipped_by_contract)),
