@@ -13,7 +13,7 @@ use crate::dice::Dice;
 use crate::world::{Process, Stop, World};
 
 /// The most rounds that may pass without any progress. A round is a few blocks, and from 2 seconds to an hour.
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 60;
 
 /// The most rounds in all.
 const ROUNDS_IN_ALL: u64 = 2000;
@@ -106,7 +106,11 @@ impl World {
         self.campaign_step("campaign", dice, async |service| {
             let set_going = service.republisher.set_going(WhichGrants::All).await.unwrap_or_default();
             let republisher = if publishes_again { worked(&service.republisher).await } else { String::new() };
-            format!("{set_going} set going, republisher {republisher}relay {}", worked(&service.relay).await)
+            let trees = worked(&service.root_maker).await;
+            format!(
+                "{set_going} set going, republisher {republisher}trees {trees}relay {}",
+                worked(&service.relay).await
+            )
         })
         .await?;
         while self.network.waiting(Topic::Requests) > 0 && self.blockchain[0].is_some() {
@@ -118,11 +122,16 @@ impl World {
             format!("{lease}{gaps}submitter {}", worked(&service.submitter).await)
         })
         .await?;
+        self.claim(dice).await?;
         for _ in 0..BLOCKS {
             self.chain.state().mine(|| true);
         }
-        self.blockchain_step("blockchain", dice, async |service| {
-            format!("confirmer {}relay {}", worked(&service.confirmer).await, worked(&service.relay).await)
+        let has_claims = self.clients.claims().next().is_some();
+        self.blockchain_step("blockchain", dice, async move |service| {
+            let confirmer = worked(&service.confirmer).await;
+            // It is the one who sees claims.
+            let auditor = if has_claims { worked(&service.auditor).await } else { String::new() };
+            format!("confirmer {confirmer}auditor {auditor}relay {}", worked(&service.relay).await)
         })
         .await?;
         while self.network.waiting(Topic::Results) > 0 && self.campaign.is_some() {

@@ -191,6 +191,17 @@ impl State {
         nonce
     }
 
+    /// A player's claim, behind those that wait.
+    pub fn claim(&mut self, call: Bytes) {
+        let sender = contracts::CLAIMER;
+        self.fund(sender);
+        self.branch += 1;
+        let hash = keccak256(self.branch.to_be_bytes());
+        let nonce = self.pending_nonce(sender);
+        let claim = Transaction::claim(hash, sender, nonce, call);
+        self.pool.insert((sender, nonce), claim);
+    }
+
     /// Mines a block from the transactions that wait, in the order of their nonces, leaving out those that `joins` does
     /// not let in and what stands behind them. Returns how many it holds.
     pub fn mine(&mut self, mut joins: impl FnMut() -> bool) -> usize {

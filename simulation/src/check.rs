@@ -163,7 +163,7 @@ impl Witness {
             let ranks = [
                 &["requested"][..],
                 &["started"],
-                &["submitted", "confirmed"],
+                &["submitted", "confirmed", "claimable"],
                 &["failed", "cancelled"],
                 &["completed"],
             ];
@@ -323,6 +323,10 @@ pub(crate) async fn acknowledged(messages: &[(Topic, Message)], topic: Topic, da
     let stored: BTreeSet<_> = lines(database, query).await?.into_iter().map(|line| line[0].clone()).collect();
     for (_, message) in messages.iter().filter(|(of, _)| *of == topic) {
         let Some(request_id) = message.attributes.get("request_id") else { continue };
+        if message.attributes["event_type"] == "token.grant.claimable" {
+            // It ends nothing.
+            continue;
+        }
         if !stored.contains(request_id) {
             let what = format!("the message of {request_id} on {topic} was acknowledged and its effect is not stored");
             return Err(violation(Rule::Acknowledged, what));

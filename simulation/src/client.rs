@@ -61,6 +61,8 @@ pub struct Clients {
     wishes: Vec<Wish>,
     by_request: BTreeMap<String, usize>,
     budgets: [Option<u64>; CAMPAIGNS.len()],
+    /// Whether the grants of the last campaign are claimed.
+    claims: bool,
 }
 
 /// Requests that are sent at the same time.
@@ -93,10 +95,20 @@ enum News {
 pub const CAMPAIGNS: [&str; 3] = ["spring", "summer", "autumn"];
 
 impl Clients {
-    /// Those of campaigns with these budgets.
+    /// Those of campaigns with these budgets; the grants of the last one may be claimed.
     #[must_use]
-    pub fn new(budgets: [Option<u64>; CAMPAIGNS.len()]) -> Self {
-        Self { budgets, ..Self::default() }
+    pub fn new(budgets: [Option<u64>; CAMPAIGNS.len()], claims: bool) -> Self {
+        Self { budgets, claims, ..Self::default() }
+    }
+
+    /// Whether the grants of a campaign are claimed.
+    fn is_claimed(&self, campaign: &str) -> bool {
+        self.claims && CAMPAIGNS.last() == Some(&campaign)
+    }
+
+    /// The wishes whose grants are claimed.
+    pub fn claims(&self) -> impl Iterator<Item = &Wish> {
+        self.wishes.iter().filter(|wish| wish.request_id.is_some() && self.is_claimed(&wish.campaign))
     }
 
     /// Whole tokens that a campaign may pay; `None` for as many as you like.
@@ -105,16 +117,18 @@ impl Clients {
         CAMPAIGNS.iter().zip(self.budgets).find_map(|(name, budget)| budget.filter(|_| *name == campaign))
     }
 
-    /// The requests that make the campaigns which have a budget. The others are made by their first use.
+    /// The requests that make the campaigns which have a budget, or whose grants are claimed. The others are made by their
+    /// first use.
     #[must_use]
     pub fn campaigns(&self) -> Vec<Request<Body>> {
-        let limited = CAMPAIGNS.into_iter().filter(|campaign| self.budget_of(campaign).is_some());
-        limited.map(|campaign| self.settings(campaign, campaign)).collect()
+        let is_made = |campaign: &&str| self.budget_of(campaign).is_some() || self.is_claimed(campaign);
+        CAMPAIGNS.into_iter().filter(is_made).map(|campaign| self.settings(campaign, campaign)).collect()
     }
 
     /// Gives a campaign this name. What is not mentioned becomes what it is by itself.
     fn settings(&self, campaign: &str, name: &str) -> Request<Body> {
-        let settings = json!({ "name": name, "amount": 100, "budget": self.budget_of(campaign) });
+        let mode = if self.is_claimed(campaign) { "claim" } else { "mint" };
+        let settings = json!({ "name": name, "amount": 100, "budget": self.budget_of(campaign), "mode": mode });
         put(format!("/campaigns/{campaign}"), &settings)
     }
 
@@ -238,9 +252,13 @@ impl Clients {
             }
             _ => None,
         };
+        let campaign = CAMPAIGNS[dice.place(CAMPAIGNS.len())].to_owned();
+        // A claim for a wallet that the token refuses would be refused for ever.
+        let is_payable = |wallet: &Address| !self.is_claimed(&campaign) || wallet[..2] != REFUSED;
+        let wallet = wallet.filter(is_payable);
         self.wishes.push(Wish {
             user: format!("user-{number}"),
-            campaign: CAMPAIGNS[dice.place(CAMPAIGNS.len())].to_owned(),
+            campaign,
             tokens: 1 + dice.below(1000),
             wallet,
             key: (dice.below(2) == 0).then(|| format!("key-{number}")),
@@ -367,7 +385,7 @@ mod tests {
 
     /// Clients of a campaign with this budget, who want so many tokens each.
     fn clients(budget: u64, wishes: &[u64]) -> Clients {
-        let mut clients = Clients::new([Some(budget), None, None]);
+        let mut clients = Clients::new([Some(budget), None, None], false);
         let mut dice = Dice::new(1);
         for tokens in wishes {
             let place = clients.wish(&mut dice);

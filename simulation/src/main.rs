@@ -64,6 +64,8 @@ struct Report {
     grants: u64,
     /// Requests that a campaign's budget did not allow.
     refused: u64,
+    /// Claims that players have sent, some of them for a second time.
+    claims: u64,
     /// Services that died.
     crashes: u64,
     /// Worlds that broke a rule.
@@ -180,10 +182,11 @@ fn run_all(options: &Options) -> Result<ExitCode> {
     let json = serde_json::to_string_pretty(&report)?;
     std::fs::write(&options.report, json).with_context(|| format!("cannot write {}", options.report.display()))?;
     println!(
-        "{} worlds, {} grants, {} refused, {} crashes, {} reorged blocks in {:.1} s ({:.0} grants/s): {} violations, {} replayed{}",
+        "{} worlds, {} grants, {} refused, {} claims, {} crashes, {} reorged blocks in {:.1} s ({:.0} grants/s): {} violations, {} replayed{}",
         report.seeds,
         report.grants,
         report.refused,
+        report.claims,
         report.crashes,
         report.reorged_blocks,
         report.seconds,
@@ -229,6 +232,7 @@ fn work(options: &Options, next: &AtomicU64, end: u64, report: &Mutex<Report>) -
             report.seeds += 1;
             report.grants += outcome.count.grants;
             report.refused += outcome.count.refused;
+            report.claims += outcome.count.claims;
             report.crashes += outcome.count.crashes;
             report.turns += outcome.count.turns;
             report.reorged_blocks += outcome.count.reorged;

@@ -130,6 +130,8 @@ pub struct Plan {
     pub burst: u64,
     /// Whole tokens that each of the campaigns may pay; `None` for as many as you like.
     pub budgets: [Option<u64>; CAMPAIGNS.len()],
+    /// Whether the grants of the last campaign are claimed.
+    pub claims: bool,
     /// After how many turns the databases are looked at, besides after each crash.
     pub look_every: u64,
     /// What happens, in order.
@@ -152,7 +154,10 @@ impl Plan {
         let skew_seconds = [skew(&mut dice), skew(&mut dice)];
         let actions: Vec<_> = (0..dice.between(60, 220)).map(|_| action(&weights, &mut dice)).collect();
         let budgets = budgets(&actions, burst, &mut dice);
-        Self { seed, settings, hazards, finality, skew_seconds, burst, budgets, look_every: 40, actions }
+        // A claim that was final and is gone has to be made again by whoever made it, who has no reason to.
+        let is_final = weights.iter().all(|(kind, _)| *kind != Kind::DeepReorg);
+        let claims = dice.happens(400) && is_final;
+        Self { seed, settings, hazards, finality, skew_seconds, burst, budgets, claims, look_every: 40, actions }
     }
 
     /// The same with fewer grants, for tests.

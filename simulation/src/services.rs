@@ -31,6 +31,7 @@ use blockchain::store::{LaneId, Source};
 use blockchain::submitter::{Limits, Submitter};
 use blockchain::transaction::Patience;
 use campaign::api::Loader;
+use campaign::claims::{RootMaker, Trees};
 use campaign::operator::Operator;
 use campaign::republisher::Republisher;
 use campaign::store::Policy;
@@ -182,6 +183,8 @@ pub struct Campaign {
     pub relay: Relay<campaign::store::Store>,
     /// Publishes again.
     pub republisher: Arc<Republisher>,
+    /// Makes the trees of claims.
+    pub root_maker: RootMaker,
     /// What could not be handled.
     pub letters: DeadLetters,
     inbox: Inbox<campaign::subscriber::Subscriber>,
@@ -217,8 +220,11 @@ impl Campaign {
         let again = Arc::clone(&republisher);
         let (policy, outbox_ready) = (settings.policy(), Arc::default());
         let loader = Loader { store: store.clone(), clock: clock.clone(), policy, outbox_ready };
+        let trees = Trees::new(store.clone());
+        let every = Duration::from_secs(5);
         Ok(Self {
-            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), again, operator, loader),
+            root_maker: RootMaker::new(store.clone(), trees.clone(), clock.clone(), every, Arc::default()),
+            routes: campaign::api::routes(store.clone(), acceptor, letters.clone(), again, operator, loader, trees),
             writer: Box::pin(writer.run(CancellationToken::new())),
             relay: Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()).telling(store.clone()),
             republisher,
@@ -371,7 +377,7 @@ impl Blockchain {
                     store: store.clone(),
                     clock: clock.clone(),
                     wallets: deployment.wallets,
-                    currency: Currency { chain_id: CHAIN_ID, token: deployment.token },
+                    currency: Currency { chain_id: CHAIN_ID, token: deployment.token, decimals: deployment.decimals },
                     queue_ready,
                     outbox_ready,
                 },

@@ -3,10 +3,11 @@
 mod nature;
 mod processes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use alloy::primitives::{Address, B256, U256};
 use anyhow::Result;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -15,6 +16,7 @@ use blockchain::audit::reader::Reading;
 use blockchain::chain::Chain;
 use campaign::store::WhichGrants;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
 use shared::clock::Clock;
 use shared::dead_letter::{DeadLetters, Filter, Page, Selection, State};
 use shared::event::{GrantRequested, RequestEvent, Terms, TokenType};
@@ -24,14 +26,15 @@ use shared::{fail_point, random};
 
 pub(crate) use self::processes::Process;
 use crate::bug::Bug;
+use crate::chain::contracts::{self, Item};
 use crate::chain::{GENESIS, Node, Simulated};
 use crate::check::{self, Rule, Verdict, Violation, Witness, violation};
-use crate::client::{CAMPAIGNS, Clients, Heard};
+use crate::client::{CAMPAIGNS, Clients, Heard, Wish};
 use crate::dice::Dice;
 use crate::fuse::Fuse;
 use crate::network::Network;
 use crate::plan::{Action, Hazards, Kind, Plan};
-use crate::services::{Blockchain, Campaign, File, Settings, auditor, signer};
+use crate::services::{Answer, Blockchain, Campaign, File, Settings, auditor, signer};
 
 /// The files of one world.
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ pub struct Count {
     pub grants: u64,
     /// Answers that a campaign's budget does not allow a grant.
     pub refused: u64,
+    /// Claims that players have sent.
+    pub claims: u64,
     /// Services that died.
     pub crashes: u64,
     /// Turns that were taken.
@@ -151,7 +156,7 @@ impl World {
             campaign: None,
             blockchain: [None, None],
             owners: [String::new(), String::new()],
-            clients: Clients::new(plan.budgets),
+            clients: Clients::new(plan.budgets, plan.claims),
             witness: Witness::default(),
             count: Count::default(),
             log: vec![],
@@ -233,7 +238,13 @@ impl World {
             }
             Kind::Republish if self.bug == Some(Bug::NoRepublishing) => {}
             Kind::Republish => {
-                let step = async |service: &mut Campaign| word(service.republisher.run_once().await);
+                let step = async |service: &mut Campaign| {
+                    format!(
+                        "{}, trees {}",
+                        word(service.republisher.run_once().await),
+                        word(service.root_maker.run_once().await)
+                    )
+                };
                 self.campaign_step("republisher", &mut dice, step).await?;
             }
             Kind::Operate => self.operate(&mut dice).await?,
@@ -267,6 +278,9 @@ impl World {
             | Kind::Amnesia
             | Kind::Intruder
             | Kind::Jump => self.nature(kind, &mut dice),
+        }
+        if kind == Kind::Mine && dice.below(3) == 0 {
+            self.claim(&mut dice).await?;
         }
         if self.count.turns.is_multiple_of(self.look_every) {
             self.look().await?;
@@ -333,6 +347,37 @@ impl World {
             self.count.refused += refused;
             self.note(format!("clients: {granted} new grants of {count} requests, {refused} above a budget"));
         }
+        Ok(())
+    }
+
+    /// Players claim what they can, some of them twice and at the same time.
+    pub(crate) async fn claim(&mut self, dice: &mut Dice) -> Result<(), Stop> {
+        let paid: BTreeSet<_> = self.chain.state().payments().into_iter().map(|paid| paid.id).collect();
+        let wallets: BTreeSet<_> = self.clients.claims().map(Wish::recipient).collect();
+        if wallets.is_empty() {
+            return Ok(());
+        }
+        let campaign = CAMPAIGNS[CAMPAIGNS.len() - 1];
+        let mut answers = Vec::new();
+        self.campaign_step("claims", dice, async |service| {
+            let path = |wallet: &Address| format!("/claims/{campaign}/{wallet}?limit=500");
+            let request = |wallet| Request::get(path(wallet)).body(Body::empty()).expect("it is a request");
+            answers = service.serve(wallets.iter().map(request).collect()).await;
+            format!("{} of {} wallets answered", answers.len(), wallets.len())
+        })
+        .await?;
+        let mut claims = 0;
+        for answer in &answers {
+            for claim in claims_of(answer).ok_or_else(|| violation(Rule::Answer, format!("claims: {answer:?}")))? {
+                let (item, proof) = claim;
+                if !paid.contains(&item.id) || dice.below(10) == 0 {
+                    claims += 1;
+                    self.chain.state().claim(contracts::claim(&item, &proof));
+                }
+            }
+        }
+        self.count.claims += claims;
+        self.note(format!("players send {claims} claims"));
         Ok(())
     }
 
@@ -515,6 +560,20 @@ impl World {
         };
         Ok(report.await.map_err(|error| violation(Rule::Broken, format!("the audit fails: {error}")))?.equal)
     }
+}
+
+/// The claims that an answer has proofs for; `None` where it is no answer.
+fn claims_of(answer: &Answer) -> Option<Vec<(Item, Vec<B256>)>> {
+    let shown: Value = serde_json::from_slice(&answer.body).ok()?;
+    let campaign = shown["campaign"].as_str()?.parse().ok()?;
+    let to = shown["to"].as_str()?.parse().ok()?;
+    let mut claims = Vec::new();
+    for grant in shown["grants"].as_array()?.iter().filter(|grant| grant["proof"].is_array()) {
+        let id = grant["id"].as_str()?.parse().ok()?;
+        let amount = U256::from_str_radix(grant["amount"].as_str()?, 10).ok()?;
+        claims.push((Item { campaign, id, to, amount }, serde_json::from_value(grant["proof"].clone()).ok()?));
+    }
+    Some(claims)
 }
 
 /// Changes a database as a service with a mistake would.

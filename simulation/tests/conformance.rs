@@ -18,10 +18,11 @@ use blockchain::deployment::{Addresses, Deployment};
 use blockchain::domain::{GrantId, Outcome, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::{Signed, Signer, Unsigned};
+use campaign::merkle::{Leaf, Tree};
 use serde_json::json;
 use shared::event::{GrantRequested, Terms, TokenType};
 use shared::id::Issuer;
-use simulation::chain::contracts::{DISTRIBUTOR, FACTORY};
+use simulation::chain::contracts::{self, DISTRIBUTOR, FACTORY, Item};
 use simulation::chain::{CHAIN_ID, Node, Simulated};
 use simulation::fuse::Fuse;
 use testkit::anvil::{ADMIN, SUBMITTER};
@@ -197,6 +198,24 @@ impl Ground {
         receipt.logs
     }
 
+    /// Calls the distributor from the signer's account; whether it took it.
+    async fn calls(&self, data: Bytes) -> bool {
+        let nonce = self.nonce(At::Latest).await;
+        let signed = sign(&self.signer, nonce, self.deployment.distributor, data, 400_000, 10, 1);
+        self.chain.send(&signed.raw).await.unwrap();
+        self.mine().await;
+        self.chain.receipt(signed.hash).await.unwrap().unwrap().succeeded
+    }
+
+    /// The error with which the distributor refuses a call.
+    async fn refused(&self, data: Bytes) -> [u8; 4] {
+        let call = Call { from: self.address(), to: self.deployment.distributor, data, gas_limit: Some(400_000) };
+        match self.chain.call(call).await {
+            Err(Error::Reverted(data)) => data[..4].try_into().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn revert(&self, data: Bytes, gas_limit: u64) -> BatchRevert {
         let call = Call { from: self.address(), to: self.deployment.distributor, data, gas_limit: Some(gas_limit) };
         match self.chain.call(call).await {
@@ -245,6 +264,7 @@ on_both_chains! {
     a_paused_token_rejects_and_a_paused_distributor_reverts,
     calls_that_revert_say_why,
     logs_are_found_by_grant_and_by_block,
+    a_claim_is_paid_once_by_either_of_the_newest_two_roots,
 }
 
 async fn a_transaction_waits_then_is_mined(ground: Ground) {
@@ -509,4 +529,50 @@ async fn logs_are_found_by_grant_and_by_block(ground: Ground) {
     assert_eq!(of(Filter::new().from_block(head - 1).to_block(head)).await, 2);
     assert_eq!(of(Filter::new().from_block(head).to_block(head)).await, 1);
     assert_eq!(of(Filter::new().from_block(0).to_block(head - 2)).await, 0);
+}
+
+async fn a_claim_is_paid_once_by_either_of_the_newest_two_roots(ground: Ground) {
+    let campaign = keccak256("airdrop");
+    let leaves: Vec<_> = (1..=9_u8)
+        .map(|number| {
+            let amount = U256::from(number) * U256::from(10).pow(U256::from(18));
+            Leaf { id: GrantId::dense(Issuer::new(7), number.into()).0, to: Address::repeat_byte(number), amount }
+        })
+        .collect();
+    let tree = |count: usize| Tree::of(leaves[..count].iter().map(Leaf::hash).collect()).unwrap();
+    let publish = async |root: B256| {
+        assert!(ground.calls(GrantDistributor::setClaimRootCall { campaign, root }.abi_encode().into()).await);
+    };
+    let claim = |tree: &Tree, place: usize| -> Bytes {
+        let Leaf { id, to, amount } = leaves[place];
+        let proof = tree.proof(leaves[place].hash()).unwrap();
+        let call: Bytes =
+            GrantDistributor::claimCall { campaign, id, to, amount, proof: proof.clone() }.abi_encode().into();
+        assert_eq!(call, contracts::claim(&Item { campaign, id, to, amount }, &proof), "written a second time");
+        call
+    };
+    let selector = |error: &str| -> [u8; 4] { keccak256(error)[..4].try_into().unwrap() };
+    let [few, more, most] = [3, 7, 9].map(tree);
+    assert_eq!(ground.refused(claim(&few, 0)).await, selector("ClaimsClosed(bytes32)"));
+    publish(few.root()).await;
+    assert!(ground.calls(claim(&few, 0)).await);
+    assert_eq!(ground.refused(claim(&few, 0)).await, selector("GrantAlreadyPaid(uint256)"));
+    publish(more.root()).await;
+    publish(more.root()).await;
+    assert!(ground.calls(claim(&few, 1)).await && ground.calls(claim(&more, 6)).await);
+    publish(most.root()).await;
+    assert_eq!(ground.refused(claim(&few, 2)).await, selector("InvalidClaimProof()"));
+    assert!(!ground.calls(claim(&few, 2)).await);
+    assert!(ground.calls(claim(&more, 2)).await && ground.calls(claim(&most, 8)).await);
+    publish(B256::ZERO).await;
+    assert_eq!(ground.refused(claim(&most, 7)).await, selector("ClaimsClosed(bytes32)"));
+    publish(most.root()).await;
+    assert_eq!(ground.refused(claim(&more, 5)).await, selector("InvalidClaimProof()"));
+
+    // What was claimed is skipped in a batch.
+    let payment = Payment { grant_id: GrantId(leaves[0].id), ..ground.payment("summer", 1, 10) };
+    let logs = ground.pay(std::slice::from_ref(&payment)).await;
+    assert_eq!(told(&ground, &logs), HashMap::from([(payment.grant_id, Outcome::Skipped)]));
+    let paid = ground.chain.logs(&payments_of(&[payment.grant_id], ground.deployment.distributor, 0)).await.unwrap();
+    assert_eq!(paid.len(), 1);
 }

@@ -78,7 +78,7 @@ struct Shown {
     /// `amount`: base units of the token, in decimal digits.
     #[schema(value_type = String, example = "100000000000000000000")]
     amount: BaseUnits,
-    /// `proof`: absent until a root with this grant is on chain, and once it is claimed.
+    /// `proof`: absent until a root with this grant is on chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     proof: Option<Vec<B256>>,
@@ -88,7 +88,6 @@ impl Shown {
     /// What is shown of a claim; the tree is that of the root on chain.
     fn new(claim: &Claim, tree: Option<&Tree>) -> Self {
         let Claim { grant, grant_id, amount, .. } = claim;
-        let tree = tree.filter(|_| grant.state == domain::State::Claimable);
         Self {
             request_id: grant.request_id.clone(),
             state: grant.state,
@@ -158,9 +157,8 @@ pub(super) async fn handle(
     let more = claims.len() > usize::from(limit);
     claims.truncate(limit.into());
     let next_cursor = claims.last().filter(|_| more).map(|last| last.sequence.to_string());
-    let is_wanted = claims.iter().any(|claim| claim.grant.state == domain::State::Claimable);
     let tree = match &published {
-        Some(published) if is_wanted => Some(trees.with_root(&campaign_id, published).await.map_err(failed)?),
+        Some(published) if !claims.is_empty() => Some(trees.with_root(&campaign_id, published).await.map_err(failed)?),
         _ => None,
     };
     Ok(Json(Claims {

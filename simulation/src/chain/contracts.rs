@@ -12,6 +12,8 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256, keccak256};
 pub const DISTRIBUTOR: Address = Address::repeat_byte(0xd1);
 /// Where the token is.
 pub const TOKEN: Address = Address::repeat_byte(0x70);
+/// Who claims for players: anybody may.
+pub const CLAIMER: Address = Address::repeat_byte(0xc1);
 /// Where the wallet factory is.
 pub const FACTORY: Address = Address::repeat_byte(0xfa);
 /// The decimals of the token.
@@ -42,6 +44,13 @@ macro_rules! hashes {
 }
 hashes! {
     PAY = "pay(bytes)";
+    CLAIM = "claim(bytes32,uint256,address,uint256,bytes32[])";
+    SET_CLAIM_ROOT = "setClaimRoot(bytes32,bytes32)";
+    CLAIM_ROOT_SET = "ClaimRootSet(bytes32,bytes32)";
+    CLAIMS_CLOSED = "ClaimsClosed(bytes32)";
+    INVALID_CLAIM_PROOF = "InvalidClaimProof()";
+    GRANT_ALREADY_PAID = "GrantAlreadyPaid(uint256)";
+    MINT_REVERTED = "MintReverted()";
     HAS_ROLE = "hasRole(bytes32,address)";
     TOKEN_VIEW = "token()";
     DECIMALS_VIEW = "decimals()";
@@ -91,6 +100,36 @@ pub struct Item {
     pub amount: U256,
 }
 
+/// A call of `claim`.
+#[must_use]
+pub fn claim(item: &Item, proof: &[B256]) -> Bytes {
+    let words = [item.campaign, item.id.into(), item.to.into_word(), item.amount.into(), word(0xa0_u64)];
+    let length = word(proof.len());
+    encode(&CLAIM, &[&words[..], &[length], proof].concat()).into()
+}
+
+/// What a call of `claim` asks for, and its proof; `None` where it is none.
+fn claimed(call: &[u8]) -> Option<(Item, Vec<B256>)> {
+    let arguments = call.strip_prefix(&CLAIM[..4])?;
+    let argument = |at: usize| arguments.get(at * 32..(at + 1) * 32).map(B256::from_slice);
+    let item = Item {
+        campaign: argument(0)?,
+        id: argument(1)?.into(),
+        to: Address::from_word(argument(2)?),
+        amount: argument(3)?.into(),
+    };
+    let length = usize::try_from(U256::from_be_bytes(argument(5)?.0)).ok()?;
+    (6..6 + length).map(argument).collect::<Option<_>>().map(|proof| (item, proof))
+}
+
+/// Where a proof leads from an item.
+fn reached(item: &Item, proof: &[B256]) -> B256 {
+    let leaf: Vec<u8> = [B256::from(item.id), item.to.into_word(), B256::from(item.amount)].concat();
+    proof
+        .iter()
+        .fold(keccak256(keccak256(leaf)), |node, sibling| keccak256([node.min(*sibling), node.max(*sibling)].concat()))
+}
+
 /// The batch that a call of `pay` carries; `None` for another call, and for one that does not follow the format.
 #[must_use]
 pub fn batch(call: &[u8]) -> Option<Vec<Item>> {
@@ -128,6 +167,8 @@ pub(super) struct Contracts {
     pub(super) campaign_caps: BTreeMap<B256, U256>,
     /// A fault of the contract's own: no paid bit is ever seen.
     pub(super) forgetful: bool,
+    /// Each campaign's root, and the one before it.
+    roots: BTreeMap<B256, [B256; 2]>,
     paid: BTreeSet<U256>,
     campaign_paid: BTreeMap<B256, U256>,
     paid_on_day: BTreeMap<u64, U256>,
@@ -141,6 +182,7 @@ pub(super) enum Undo {
     Campaign(B256, U256),
     Day(u64, U256),
     Balance(Address, U256),
+    Root(B256, [B256; 2]),
 }
 
 /// What a call did.
@@ -193,6 +235,8 @@ impl Contracts {
         });
         let mut run = Run { contracts: self, gas_used: 21_000 + zeros * 4 + others * 16, logs: vec![], undo: vec![] };
         let outcome = match to {
+            DISTRIBUTOR if data.starts_with(&SET_CLAIM_ROOT[..4]) => run.set_claim_root(from, data),
+            DISTRIBUTOR if data.starts_with(&CLAIM[..4]) => run.claim(data, timestamp),
             DISTRIBUTOR => run.pay(from, data, gas_limit, timestamp),
             _ => Ok(()),
         };
@@ -213,6 +257,7 @@ impl Contracts {
                 Undo::Campaign(campaign, before) => drop(self.campaign_paid.insert(campaign, before)),
                 Undo::Day(day, before) => drop(self.paid_on_day.insert(day, before)),
                 Undo::Balance(account, before) => drop(self.balances.insert(account, before)),
+                Undo::Root(campaign, before) => drop(self.roots.insert(campaign, before)),
             }
         }
     }
@@ -251,6 +296,10 @@ impl Run<'_> {
             before = Some(item);
             total += self.pay_one(item, gas_limit)?;
         }
+        self.spend_day(total, timestamp)
+    }
+
+    fn spend_day(&mut self, total: U256, timestamp: u64) -> Result<(), Vec<u8>> {
         let day = timestamp / 86_400;
         let spent = self.contracts.paid_on_day.get(&day).copied().unwrap_or_default();
         let cap = self.contracts.daily_cap;
@@ -260,6 +309,72 @@ impl Run<'_> {
         self.contracts.paid_on_day.insert(day, spent + total);
         self.undo.push(Undo::Day(day, spent));
         Ok(())
+    }
+
+    fn set_claim_root(&mut self, from: Address, data: &[u8]) -> Result<(), Vec<u8>> {
+        self.gas_used += 30_000;
+        if from != self.contracts.submitter {
+            return Err(encode(&UNAUTHORIZED, &[from.into_word(), *SUBMITTER_ROLE]));
+        }
+        let arguments = data.get(4..68).ok_or_else(Vec::new)?;
+        let (campaign, root) = (B256::from_slice(&arguments[..32]), B256::from_slice(&arguments[32..]));
+        let before = self.contracts.roots.get(&campaign).copied().unwrap_or_default();
+        if root != before[0] {
+            let previous = if root.is_zero() { B256::ZERO } else { before[0] };
+            self.contracts.roots.insert(campaign, [root, previous]);
+            self.undo.push(Undo::Root(campaign, before));
+        }
+        self.tell(DISTRIBUTOR, vec![*CLAIM_ROOT_SET, campaign], root.to_vec());
+        Ok(())
+    }
+
+    fn claim(&mut self, data: &[u8], timestamp: u64) -> Result<(), Vec<u8>> {
+        self.gas_used += 60_000;
+        if self.contracts.paused {
+            return Err(encode(&ENFORCED_PAUSE, &[]));
+        }
+        let (item, proof) = claimed(data).ok_or_else(Vec::new)?;
+        let Item { campaign, id, to, amount } = item;
+        if self.contracts.paid.contains(&id) && !self.contracts.forgetful {
+            return Err(encode(&GRANT_ALREADY_PAID, &[id.into()]));
+        }
+        let roots = self.contracts.roots.get(&campaign).copied().unwrap_or_default();
+        if roots[0].is_zero() {
+            return Err(encode(&CLAIMS_CLOSED, &[campaign]));
+        }
+        if !roots.contains(&reached(&item, &proof)) {
+            return Err(encode(&INVALID_CLAIM_PROOF, &[]));
+        }
+        let paid = self.contracts.campaign_paid.get(&campaign).copied().unwrap_or_default();
+        let cap = self.contracts.campaign_caps.get(&campaign).copied().unwrap_or_default();
+        if !cap.is_zero() && paid + amount > cap {
+            return Err(encode(&CAMPAIGN_CAP_EXCEEDED, &[campaign, cap.into()]));
+        }
+        self.spend_day(amount, timestamp)?;
+        if to[..2] == REFUSED {
+            return Err(encode(&MINT_REVERTED, &[]));
+        }
+        if self.contracts.token_paused {
+            return Err(encode(&ENFORCED_PAUSE, &[]));
+        }
+        self.mint(item, paid);
+        Ok(())
+    }
+
+    /// Creates the tokens of a grant, whose campaign has paid so much before.
+    fn mint(&mut self, item: Item, paid: U256) {
+        let Item { campaign, id, to, amount } = item;
+        let holds = self.contracts.balances.get(&to).copied();
+        self.gas_used += if holds.is_some_and(|holds| !holds.is_zero()) { 9_000 } else { 26_000 };
+        self.contracts.balances.insert(to, holds.unwrap_or_default() + amount);
+        self.undo.push(Undo::Balance(to, holds.unwrap_or_default()));
+        self.tell(TOKEN, vec![*TRANSFER, B256::ZERO, to.into_word()], B256::from(amount).to_vec());
+        self.contracts.campaign_paid.insert(campaign, paid + amount);
+        self.undo.push(Undo::Campaign(campaign, paid));
+        if self.contracts.paid.insert(id) {
+            self.undo.push(Undo::Paid(id));
+        }
+        self.tell(DISTRIBUTOR, vec![*GRANT_PAID, id.into(), to.into_word()], B256::from(amount).to_vec());
     }
 
     /// What was minted.
@@ -287,17 +402,7 @@ impl Run<'_> {
             self.reject(item, encode(&ENFORCED_PAUSE, &[]));
             return Ok(U256::ZERO);
         }
-        let holds = self.contracts.balances.get(&to).copied();
-        self.gas_used += if holds.is_some_and(|holds| !holds.is_zero()) { 9_000 } else { 26_000 };
-        self.contracts.balances.insert(to, holds.unwrap_or_default() + amount);
-        self.undo.push(Undo::Balance(to, holds.unwrap_or_default()));
-        self.tell(TOKEN, vec![*TRANSFER, B256::ZERO, to.into_word()], B256::from(amount).to_vec());
-        self.contracts.campaign_paid.insert(campaign, paid + amount);
-        self.undo.push(Undo::Campaign(campaign, paid));
-        if self.contracts.paid.insert(id) {
-            self.undo.push(Undo::Paid(id));
-        }
-        self.tell(DISTRIBUTOR, vec![*GRANT_PAID, id.into(), to.into_word()], B256::from(amount).to_vec());
+        self.mint(item, paid);
         Ok(amount)
     }
 

@@ -137,7 +137,7 @@ impl State {
     }
 
     /// The nonce behind the transactions that wait in line.
-    fn pending_nonce(&self, account: Address) -> u64 {
+    pub(super) fn pending_nonce(&self, account: Address) -> u64 {
         let mut nonce = self.nonce(account);
         while self.pool.contains_key(&(account, nonce)) {
             nonce += 1;

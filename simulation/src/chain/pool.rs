@@ -70,6 +70,12 @@ impl Transaction {
         }
     }
 
+    /// One that claims a grant for a player.
+    pub(super) fn claim(hash: B256, sender: Address, nonce: u64, call: Bytes) -> Self {
+        let to = Some(contracts::DISTRIBUTOR);
+        Self { to, data: call, gas_limit: 400_000, ..Self::foreign(hash, sender, nonce) }
+    }
+
     /// What the sender must own for it to be mined, in wei.
     #[must_use]
     pub fn highest_cost(&self) -> U256 {
