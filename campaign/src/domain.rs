@@ -317,7 +317,8 @@ impl Grant {
                 _ => Effect::Repeat,
             },
             GrantEvent::Claimable(_) => match self.state {
-                State::Requested | State::Started => Effect::Moved,
+                // One that is not wanted any more never gets into a tree: its cancellation cannot come too late.
+                State::Requested | State::Started if self.cancel_requested_at.is_none() => Effect::Moved,
                 _ => Effect::Repeat,
             },
             GrantEvent::Submitted(_) | GrantEvent::Confirmed(_) | GrantEvent::Reverted(_) => self.progress(event),

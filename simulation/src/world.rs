@@ -238,13 +238,7 @@ impl World {
             }
             Kind::Republish if self.bug == Some(Bug::NoRepublishing) => {}
             Kind::Republish => {
-                let step = async |service: &mut Campaign| {
-                    format!(
-                        "{}, trees {}",
-                        word(service.republisher.run_once().await),
-                        word(service.root_maker.run_once().await)
-                    )
-                };
+                let step = async |service: &mut Campaign| word(service.republisher.run_once().await);
                 self.campaign_step("republisher", &mut dice, step).await?;
             }
             Kind::Operate => self.operate(&mut dice).await?,
@@ -266,8 +260,8 @@ impl World {
             Kind::Foreign => self.foreign(&mut dice).await,
             Kind::Backup => self.back_up()?,
             Kind::Restore => self.restore().await?,
-            Kind::Mine
-            | Kind::Wait
+            Kind::Mine => self.mine(&mut dice).await?,
+            Kind::Wait
             | Kind::Reorg
             | Kind::DeepReorg
             | Kind::DropPool
@@ -278,9 +272,6 @@ impl World {
             | Kind::Amnesia
             | Kind::Intruder
             | Kind::Jump => self.nature(kind, &mut dice),
-        }
-        if kind == Kind::Mine && dice.below(3) == 0 {
-            self.claim(&mut dice).await?;
         }
         if self.count.turns.is_multiple_of(self.look_every) {
             self.look().await?;
@@ -350,7 +341,12 @@ impl World {
         Ok(())
     }
 
-    /// Players claim what they can, some of them twice and at the same time.
+    async fn mine(&mut self, dice: &mut Dice) -> Result<(), Stop> {
+        self.nature(Kind::Mine, dice);
+        if dice.below(3) == 0 { self.claim(dice).await } else { Ok(()) }
+    }
+
+    /// Trees are made, and players claim what they can, some of them twice and at the same time.
     pub(crate) async fn claim(&mut self, dice: &mut Dice) -> Result<(), Stop> {
         let paid: BTreeSet<_> = self.chain.state().payments().into_iter().map(|paid| paid.id).collect();
         let wallets: BTreeSet<_> = self.clients.claims().map(Wish::recipient).collect();
@@ -362,8 +358,9 @@ impl World {
         self.campaign_step("claims", dice, async |service| {
             let path = |wallet: &Address| format!("/claims/{campaign}/{wallet}?limit=500");
             let request = |wallet| Request::get(path(wallet)).body(Body::empty()).expect("it is a request");
+            let trees = word(service.root_maker.run_once().await);
             answers = service.serve(wallets.iter().map(request).collect()).await;
-            format!("{} of {} wallets answered", answers.len(), wallets.len())
+            format!("trees {trees}, {} of {} wallets answered", answers.len(), wallets.len())
         })
         .await?;
         let mut claims = 0;

@@ -104,7 +104,8 @@ impl Store {
                     {
                         payment.claimable(*amount, now)
                     }
-                    (Standing::Queued, Demand::Cancel(_)) => {
+                    // Who asks for this has put what can be claimed into no tree.
+                    (Standing::Queued | Standing::Claimable, Demand::Cancel(_)) => {
                         let verdict = Verdict::Ended(Ending::Failed(Failure::cancelled()));
                         cancelled.push((payment.clone(), verdict));
                         continue;

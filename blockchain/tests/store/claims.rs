@@ -11,7 +11,7 @@ use super::*;
 on_both_databases! {
     |kind| Place::new(kind).await.unwrap();
     a_grant_to_be_claimed_is_never_queued_and_answered_each_time,
-    a_grant_that_can_be_claimed_is_not_cancelled,
+    a_grant_that_can_be_claimed_is_cancelled,
     a_claim_that_the_chain_has_seen_completes_its_grant_once,
     a_claim_of_another_amount_or_for_another_completes_nothing,
     the_newest_root_is_published_and_announced,
@@ -54,12 +54,16 @@ async fn a_grant_to_be_claimed_is_never_queued_and_answered_each_time(place: Pla
     assert_eq!(published(&store).await, []);
 }
 
-async fn a_grant_that_can_be_claimed_is_not_cancelled(place: Place) {
+async fn a_grant_that_can_be_claimed_is_cancelled(place: Place) {
     let (store, payment) = (open(&place).await, payment(0));
     demand(&store, claim(&payment), at(0)).await;
     published(&store).await;
+    let cancelled = payment.result(&Ending::Failed(Failure::cancelled()), at(1));
     assert_eq!(demand(&store, Demand::Cancel(payment.clone()), at(1)).await, [0, 0, 1, 0]);
-    assert_eq!(published(&store).await, []);
+    assert_eq!(published(&store).await, [cancelled.clone()]);
+    assert_eq!(tally(&store).await, [0, 0, 1]);
+    assert_eq!(demand(&store, claim(&payment), at(2)).await, [0, 0, 1, 0]);
+    assert_eq!(published(&store).await, [cancelled]);
     // One whose cancellation comes first can never be claimed.
     let early = super::payment(1);
     demand(&store, Demand::Cancel(early.clone()), at(2)).await;

@@ -130,7 +130,7 @@ impl Store {
     }
 
     /// Asks that a grant not be paid. It is for the blockchain service to say whether it still can be: nothing happens to
-    /// a grant that is in a transaction, or that has ended.
+    /// a grant that is in a transaction, that can be claimed, or that has ended.
     ///
     /// # Errors
     ///

@@ -15,6 +15,7 @@ on_both_databases! {
     a_tree_waits_for_the_root_before_it_and_for_its_time,
     a_proof_leads_to_the_root_on_chain_while_another_is_under_way,
     a_grant_that_can_be_claimed_is_not_cancelled_and_not_given_up,
+    a_grant_that_is_not_wanted_never_gets_into_a_tree,
     what_is_claimed_is_not_minted_and_does_not_expire,
     a_root_that_is_not_ours_is_not_believed,
     a_root_is_told_again_until_it_is_on_chain,
@@ -223,6 +224,24 @@ async fn a_grant_that_can_be_claimed_is_not_cancelled_and_not_given_up(service: 
     }
     let open = service.store.open_grants().await.unwrap();
     assert_eq!((open.grants, open.oldest), (0, None), "it waits for the player, and for nobody else");
+}
+
+async fn a_grant_that_is_not_wanted_never_gets_into_a_tree(service: Service) {
+    service.airdrop().await;
+    let grant = service.grant(&format!("user_id=alice&campaign_id=airdrop&wallet_address={WALLET}")).await;
+    let cancelled = service.delete(&format!("/grants/{}?changed_by=mara&reason=a+mistake", grant.request_id)).await;
+    assert_eq!((cancelled.status, &cancelled.body["state"]), (StatusCode::ACCEPTED, &json!("requested")));
+    // The blockchain service has taken it in meanwhile.
+    service.apply(&[claimable(&grant, service.store.issuer(), WALLET)]).await;
+    service.make_roots().await;
+    assert_eq!(service.told_root().await, None);
+    assert_eq!(service.claims(WALLET).await["grants"], json!([]));
+    assert_eq!(service.messages().await.last().unwrap()["event_type"], "token.grant.cancel_requested");
+    service.apply(&[failed(&grant, "cancelled"), claimable(&grant, service.store.issuer(), WALLET)]).await;
+    assert_eq!(service.stored(grant.request_id.as_str()).await.state.as_str(), "cancelled");
+    assert_eq!(service.get("/campaigns/airdrop").await.body["budget_left"], 1000);
+    let events = service.get(&format!("/grants/{}/events", grant.request_id)).await.body;
+    assert_eq!(each(&events["events"], "kind"), ["TokenGrantRequested", "CancelRequested", "Cancelled"]);
 }
 
 async fn what_is_claimed_is_not_minted_and_does_not_expire(service: Service) {
