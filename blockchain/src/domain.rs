@@ -4,7 +4,7 @@ use alloy::primitives::{Address, B256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use shared::event::{GrantClaimable, GrantCompleted, GrantFailed, GrantRequested, PaymentMode, ResultEvent, Terms};
-use shared::id::{BaseUnits, CampaignId, RequestId, TokenAmount, UserId, WalletAddress};
+use shared::id::{CampaignId, RequestId, TokenAmount, UserId, WalletAddress};
 use shared::telemetry::TraceParent;
 
 use crate::contract::base_units;
@@ -57,8 +57,8 @@ pub struct Payment {
 pub enum Demand {
     /// To be paid.
     Pay(Payment),
-    /// To be claimed by its recipient: so much of the token.
-    Claim(Payment, BaseUnits),
+    /// To be claimed by its recipient.
+    Claim(Payment),
     /// To be paid as this service does not pay: it fails.
     Impossible(Payment, Failure),
     /// Not to be paid, if it is in no transaction yet.
@@ -70,9 +70,7 @@ impl Demand {
     #[must_use]
     pub fn payment(&self) -> &Payment {
         match self {
-            Self::Pay(payment) | Self::Claim(payment, _) | Self::Impossible(payment, _) | Self::Cancel(payment) => {
-                payment
-            }
+            Self::Pay(payment) | Self::Claim(payment) | Self::Impossible(payment, _) | Self::Cancel(payment) => payment,
         }
     }
 
@@ -80,7 +78,7 @@ impl Demand {
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
         match self {
-            Self::Pay(_) | Self::Claim(..) => None,
+            Self::Pay(_) | Self::Claim(_) => None,
             Self::Impossible(_, failure) => Some(failure.clone()),
             Self::Cancel(_) => Some(Failure::cancelled()),
         }
@@ -100,19 +98,12 @@ pub struct Currency {
 
 impl Currency {
     /// What a request demands of this service, which pays in it.
-    ///
-    /// # Panics
-    ///
-    /// If its amount does not fit 96 bits, which is ruled out at start.
     #[must_use]
     pub fn demand(self, payment: Payment, terms: &Terms) -> Demand {
-        match (self.objection(terms), payment.terms.mode) {
+        match (self.objection(terms), terms.mode) {
             (Some(failure), _) => Demand::Impossible(payment, failure),
             (None, PaymentMode::Mint) => Demand::Pay(payment),
-            (None, PaymentMode::Claim) => {
-                let amount = base_units(payment.token_amount, self.decimals);
-                Demand::Claim(payment, amount.try_into().expect("more decimals are refused at start"))
-            }
+            (None, PaymentMode::Claim) => Demand::Claim(payment),
         }
     }
 
@@ -151,16 +142,21 @@ impl Payment {
         })
     }
 
-    /// The message that tells how the payment has to stand in a Merkle tree, to be claimed.
+    /// The message that tells how the payment, of a token with so many decimals, has to stand in a Merkle tree.
+    ///
+    /// # Panics
+    ///
+    /// If the amount does not fit 96 bits, which is ruled out at start.
     #[must_use]
-    pub fn claimable(&self, amount: BaseUnits, processed_at: DateTime<Utc>) -> ResultEvent {
+    pub fn claimable(&self, decimals: u8, processed_at: DateTime<Utc>) -> ResultEvent {
+        let amount = base_units(self.token_amount, decimals);
         ResultEvent::Claimable(GrantClaimable {
             user_id: self.user_id.clone(),
             campaign_id: self.campaign_id.clone(),
             request_id: self.request_id.clone(),
             grant_id: self.grant_id,
             wallet_address: self.recipient,
-            amount,
+            amount: amount.try_into().expect("more decimals are refused at start"),
             timestamp: self.requested_at,
             processed_at,
         })

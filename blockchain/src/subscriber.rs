@@ -54,7 +54,7 @@ impl Consumer for Subscriber {
                 }
             }
         }
-        let received = self.store.receive(&demands, now).await?;
+        let received = self.store.receive(&demands, self.currency.decimals, now).await?;
         let count = |outcome, grants: usize| {
             metrics::counter!("requests_received_total", "outcome" => outcome).increment(grants as u64);
         };

@@ -299,7 +299,7 @@ async fn a_payment_is_missing_only_after_a_second_look() {
             trace: None,
             terms: Terms::default(),
         };
-        store.receive(&[Demand::Pay(payment.clone())], from_micros(0)).await.unwrap();
+        store.receive(&[Demand::Pay(payment.clone())], 18, from_micros(0)).await.unwrap();
         let (transaction_hash, _) = blocks(0)[usize::try_from(grant).unwrap()];
         let ending = Ending::Completed(Paid { transaction_hash, block_number: grant, gas_used: None, gas_price: None });
         let verdicts = vec![(payment, Verdict::Ended(ending))];

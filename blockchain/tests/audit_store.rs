@@ -163,7 +163,7 @@ async fn an_id_paid_twice_is_two_rows(store: Store) {
 }
 
 async fn pages_of_events_show_each_once_and_say_which_are_known(store: Store) {
-    store.receive(&demands(&[payment(2), payment(4)]), at(0)).await.unwrap();
+    store.receive(&demands(&[payment(2), payment(4)]), 18, at(0)).await.unwrap();
     let events: Vec<_> = (0..7).map(|number| event(number, 5 + number / 3, number % 3)).collect();
     read(&store, &events, 9).await;
     let (mut after, mut seen) = (None, Vec::new());
@@ -185,7 +185,7 @@ async fn pages_of_the_ledger_show_each_payment_once(store: Store) {
         ..payment(number)
     };
     let payments: Vec<_> = (0..5).map(payment).chain((0..3).map(sparse)).collect();
-    store.receive(&demands(&payments), at(1)).await.unwrap();
+    store.receive(&demands(&payments), 18, at(1)).await.unwrap();
     let paid = Paid { transaction_hash: hash(7), block_number: 7, gas_used: None, gas_price: None };
     let verdicts = vec![(payments[1].clone(), Verdict::Ended(Ending::Completed(paid)))];
     store.settle(&Settlement { transaction: None, verdicts }, at(2)).await.unwrap();
@@ -237,7 +237,7 @@ async fn strangers_are_those_whom_the_ledger_does_not_know(store: Store) {
 
 async fn a_payment_whose_transaction_has_ended_without_it_is_queued_again(store: Store) {
     let payments: Vec<_> = (0..2).map(payment).collect();
-    store.receive(&demands(&payments), at(0)).await.unwrap();
+    store.receive(&demands(&payments), 18, at(0)).await.unwrap();
     // Nothing that we know leaves a payment like this; whatever does, must not lose it.
     let mut tx = store.database().begin("test").await.unwrap();
     for statement in [

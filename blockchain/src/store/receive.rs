@@ -63,12 +63,12 @@ struct NewPayment<'a> {
 }
 
 impl Store {
-    /// Commits what is new, answers what is not, and cancels what may be cancelled.
+    /// Commits what is new, answers what is not, and cancels what may be cancelled. What is paid has so many decimals.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
-    pub async fn receive(&self, demands: &[Demand], now: DateTime<Utc>) -> db::Result<Received> {
+    pub async fn receive(&self, demands: &[Demand], decimals: u8, now: DateTime<Utc>) -> db::Result<Received> {
         let mut tx = self.database.begin("receive").await?;
         let mut new: HashSet<_> = insert(&mut tx, demands, now).await?.into_iter().collect();
         let known = if new.len() < demands.len() { known(&mut tx, demands).await? } else { Known::new() };
@@ -86,9 +86,9 @@ impl Store {
                         let event = payment.result(&Ending::Failed(failure), now);
                         messages.push(Pending::result(&event, payment.trace, now));
                     }
-                    (None, Demand::Claim(_, amount)) => {
+                    (None, Demand::Claim(_)) => {
                         received.claimable += 1;
-                        messages.push(Pending::result(&payment.claimable(*amount, now), payment.trace, now));
+                        messages.push(Pending::result(&payment.claimable(decimals, now), payment.trace, now));
                     }
                     (None, _) => {
                         received.queued += 1;
@@ -99,18 +99,15 @@ impl Store {
                 received.repeated += 1;
                 let answer = match (standing, demand) {
                     (Standing::Ended(ending, at), _) => payment.result(ending, *at),
-                    (Standing::Claimable, Demand::Claim(asked, amount))
-                        if asked.token_amount == payment.token_amount =>
-                    {
-                        payment.claimable(*amount, now)
-                    }
                     // Who asks for this has put what can be claimed into no tree.
                     (Standing::Queued | Standing::Claimable, Demand::Cancel(_)) => {
                         let verdict = Verdict::Ended(Ending::Failed(Failure::cancelled()));
                         cancelled.push((payment.clone(), verdict));
                         continue;
                     }
-                    (Standing::Queued | Standing::Assigned | Standing::Claimable, _) => continue,
+                    // However it is asked for: it is what it was at first.
+                    (Standing::Claimable, _) => payment.claimable(decimals, now),
+                    (Standing::Queued | Standing::Assigned, _) => continue,
                 };
                 messages.push(Pending::result(&answer, payment.trace, now));
             } else {
@@ -147,7 +144,7 @@ async fn insert(tx: &mut Tx, demands: &[Demand], now: DateTime<Utc>) -> db::Resu
                 token_amount: payment.token_amount.whole_tokens(),
                 state: match (&refusal, demand) {
                     (Some(_), _) => "failed",
-                    (None, Demand::Claim(..)) => "claimable",
+                    (None, Demand::Claim(_)) => "claimable",
                     (None, _) => "queued",
                 },
                 finished_at: refusal.as_ref().map(|_| now.timestamp_micros()),

@@ -4,7 +4,6 @@ use alloy::primitives::address;
 use blockchain::audit::ChainPayment;
 use blockchain::store::{ClaimRoot, Cursor, Publication, Source};
 use shared::event::{ClaimRootChanged, ClaimRootPublished};
-use shared::id::BaseUnits;
 
 use super::*;
 
@@ -22,30 +21,30 @@ on_both_databases! {
 
 const DISTRIBUTOR: Address = address!("0xe7f1725e7734ce288f8367e1bb143e90bb3f0512");
 
-fn amount() -> BaseUnits {
+fn amount() -> U256 {
     "100000000000000000000".parse().unwrap()
 }
 
 fn claim(payment: &Payment) -> Demand {
-    Demand::Claim(payment.clone(), amount())
+    Demand::Claim(payment.clone())
 }
 
 /// What a demand came to: queued, claimable, repeated, refused.
 async fn demand(store: &Store, demand: Demand, now: DateTime<Utc>) -> [usize; 4] {
-    let received = store.receive(&[demand], now).await.unwrap();
+    let received = store.receive(&[demand], 18, now).await.unwrap();
     [received.queued, received.claimable, received.repeated, received.refused]
 }
 
 async fn a_grant_to_be_claimed_is_never_queued_and_answered_each_time(place: Place) {
     let (store, payment) = (open(&place).await, payment(0));
     assert_eq!(demand(&store, claim(&payment), at(0)).await, [0, 1, 0, 0]);
-    assert_eq!(published(&store).await, [payment.claimable(amount(), at(0))]);
+    assert_eq!(published(&store).await, [payment.claimable(18, at(0))]);
     assert_eq!(queued(&store, at(9)).await, []);
     assert_eq!(demand(&store, claim(&payment), at(5)).await, [0, 0, 1, 0]);
-    assert_eq!(published(&store).await, [payment.claimable(amount(), at(5))]);
-    // Who does not know of claims cannot have it minted.
+    assert_eq!(published(&store).await, [payment.claimable(18, at(5))]);
+    // Who has forgotten that cannot have it minted, and is told again.
     assert_eq!(demand(&store, Demand::Pay(payment.clone()), at(6)).await, [0, 0, 1, 0]);
-    assert_eq!((published(&store).await, queued(&store, at(9)).await), (vec![], vec![]));
+    assert_eq!((published(&store).await, queued(&store, at(9)).await), (vec![payment.claimable(18, at(6))], vec![]));
     // Nor is one claimed that is being minted.
     let minted = super::payment(1);
     receive(&store, std::slice::from_ref(&minted), at(0)).await;
@@ -60,7 +59,7 @@ async fn a_grant_that_can_be_claimed_is_cancelled(place: Place) {
     published(&store).await;
     let cancelled = payment.result(&Ending::Failed(Failure::cancelled()), at(1));
     assert_eq!(demand(&store, Demand::Cancel(payment.clone()), at(1)).await, [0, 0, 1, 0]);
-    assert_eq!(published(&store).await, [cancelled.clone()]);
+    assert_eq!(published(&store).await, std::slice::from_ref(&cancelled));
     assert_eq!(tally(&store).await, [0, 0, 1]);
     assert_eq!(demand(&store, claim(&payment), at(2)).await, [0, 0, 1, 0]);
     assert_eq!(published(&store).await, [cancelled]);
@@ -84,7 +83,7 @@ fn on_chain(payment: &Payment, log_index: u64) -> ChainPayment {
     ChainPayment {
         grant_id: payment.grant_id,
         recipient: payment.recipient.address(),
-        amount: amount().number(),
+        amount: amount(),
         transaction_hash: B256::repeat_byte(7),
         block_number: 5,
         block_hash: B256::repeat_byte(5),

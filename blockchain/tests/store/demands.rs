@@ -24,7 +24,7 @@ fn failure(payment: &Payment, failure: Failure, now: DateTime<Utc>) -> ResultEve
 }
 
 async fn demand(store: &Store, demand: Demand, now: DateTime<Utc>) -> [usize; 3] {
-    let received = store.receive(&[demand], now).await.unwrap();
+    let received = store.receive(&[demand], 18, now).await.unwrap();
     [received.queued, received.repeated, received.refused]
 }
 
@@ -87,7 +87,7 @@ async fn a_grant_that_is_cancelled_before_it_arrives_is_never_queued(place: Plac
         Demand::Cancel(second.clone()),
         Demand::Pay(second.clone()),
     ];
-    store.receive(&both, at(7)).await.unwrap();
+    store.receive(&both, 18, at(7)).await.unwrap();
     assert_eq!(queued(&store, at(9)).await, []);
     assert_eq!(tally(&store).await, [0, 0, 3]);
 }

@@ -96,7 +96,7 @@ fn demands(payments: &[Payment]) -> Vec<Demand> {
 
 /// What was received: queued, repeated, refused.
 async fn receive(store: &Store, payments: &[Payment], now: DateTime<Utc>) -> [usize; 3] {
-    let received = store.receive(&demands(payments), now).await.unwrap();
+    let received = store.receive(&demands(payments), 18, now).await.unwrap();
     [received.queued, received.repeated, received.refused]
 }
 
@@ -273,7 +273,7 @@ async fn receivers_at_the_same_time_queue_each_grant_once(place: Place) {
             for batch in mine.chunks(8) {
                 // Two transactions that wait for each other: one is told to try again, as the inbox does.
                 queued += loop {
-                    match store.receive(&demands(batch), at(0)).await {
+                    match store.receive(&demands(batch), 18, at(0)).await {
                         Ok(received) => break received.queued,
                         Err(error) => assert!(!error.is_data(), "{error}"),
                     }
@@ -705,7 +705,7 @@ async fn reopening_keeps_everything(place: Place) {
     store.settle(&settlement(Some(&ended), verdicts), at(20)).await.unwrap();
     let before = (store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await);
     store.database().close().await;
-    assert!(store.receive(&demands(&payments), at(30)).await.is_err());
+    assert!(store.receive(&demands(&payments), 18, at(30)).await.is_err());
 
     let store = open(&place).await;
     assert_eq!((store.pending(LANE).await.unwrap(), store.queue().await.unwrap(), tally(&store).await), before);
