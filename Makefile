@@ -8,7 +8,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STACK := $(TARGET_DIR)/debug/stack
 NODE_MODULES := contracts/node_modules/.package-lock.json
 
-.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test chaos simulate lint clean
+.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test chaos simulate rebuild-million lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ chaos: build ## Cause faults under load for ten minutes, and hold what was promi
 simulate: ## Run both services over a simulated world, SIM_SEEDS times; SIM_SEED=7 tells one world (docs/RELIABILITY.md)
 	@cargo build --locked --release --workspace --features simulation/failpoints --bin simulate
 	@$(TARGET_DIR)/release/simulate
+
+rebuild-million: ## Rebuild what follows from a million events, on both databases, and hold it to be exact (docs/OPERATIONS.md)
+	@cargo build --locked --release --workspace --bin campaign --bin stack
+	@$(TARGET_DIR)/release/stack rebuild
 
 lint: ## Check format, lints and documentation
 	@cargo fmt --all -- --check

@@ -19,6 +19,7 @@ use crate::confirmer::Rules;
 use crate::deploy::Deploy;
 use crate::deployment::Addresses;
 use crate::finality::Finality;
+use crate::pause::Pausing;
 use crate::submitter::Limits;
 use crate::transaction::Patience;
 
@@ -40,6 +41,10 @@ pub struct Cli {
 pub enum Command {
     /// Deploy the contracts and print their addresses.
     Deploy(Deploy),
+    /// Pause the distributor: nothing is paid on chain, whoever sends it, until it is unpaused.
+    Pause(Pausing),
+    /// Unpause the distributor: what waits is paid.
+    Unpause(Pausing),
     /// Compare ledger and chain, and name each difference.
     Audit(Box<Audit>),
 }

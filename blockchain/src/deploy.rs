@@ -61,7 +61,8 @@ pub struct Deployed {
     pub wallet_factory: Address,
 }
 
-fn checksummed<S: serde::Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+/// An address with its checksum (EIP-55).
+pub(crate) fn checksummed<S: serde::Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
 }
 

@@ -19,6 +19,7 @@ pub mod gaps;
 pub mod lease;
 pub mod monitor;
 pub mod observe;
+pub mod pause;
 pub mod sender;
 pub mod signer;
 pub mod store;
@@ -125,11 +126,22 @@ pub const FAIL_POINTS: &[&str] = &[
 /// When the chain does not take them.
 pub async fn run_deploy(deploy: deploy::Deploy) -> anyhow::Result<ExitCode> {
     telemetry::start(telemetry::LogFormat::Auto);
-    let deployed = deploy.run().await?;
-    #[expect(clippy::print_stdout, reason = "this is the command's output")]
-    {
-        println!("{}", serde_json::to_string(&deployed)?);
-    }
+    print(&deploy.run().await?)
+}
+
+/// Pauses the distributor, or unpauses it, and prints what is so.
+///
+/// # Errors
+///
+/// When it is not so.
+pub async fn run_pause(pausing: pause::Pausing, paused: bool) -> anyhow::Result<ExitCode> {
+    telemetry::start(telemetry::LogFormat::Auto);
+    print(&pausing.run(paused).await?)
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's output")]
+fn print(output: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
+    println!("{}", serde_json::to_string(output)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     match command {
         None => blockchain::run(config).await,
         Some(Command::Deploy(deploy)) => blockchain::run_deploy(deploy).await,
+        Some(Command::Pause(pausing)) => blockchain::run_pause(pausing, true).await,
+        Some(Command::Unpause(pausing)) => blockchain::run_pause(pausing, false).await,
         Some(Command::Audit(audit)) => Ok(audit.run().await),
     }
 }

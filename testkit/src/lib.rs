@@ -23,6 +23,7 @@ pub mod chaos;
 pub mod client;
 pub mod disk;
 pub mod emulator;
+pub mod ledger;
 pub mod miner;
 pub mod paths;
 pub mod place;

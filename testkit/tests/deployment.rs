@@ -76,10 +76,10 @@ fn the_example_environment_has_every_variable_with_its_default() {
     let example = read(".env.example");
     let variables = assignments(&example);
     let named: BTreeSet<&str> = variables.keys().map(String::as_str).collect();
-    let known: BTreeSet<String> = ["campaign", "blockchain", "deploy"].into_iter().flat_map(read_by).collect();
+    let known: BTreeSet<String> = ["campaign", "blockchain", "deploy", "pause"].into_iter().flat_map(read_by).collect();
     assert_eq!(named, known.iter().map(String::as_str).collect());
 
-    let commands = ["blockchain", "campaign", "deploy"].map(command);
+    let commands = ["blockchain", "campaign", "deploy", "pause"].map(command);
     let defaults: Environment = commands.iter().flat_map(clap::Command::get_arguments).filter_map(default_of).collect();
     for (variable, default) in &defaults {
         assert_eq!(variables[variable].trim_matches('"'), default, "{variable}");
@@ -384,12 +384,12 @@ fn account(key: &str) -> Address {
     key.parse::<PrivateKeySigner>().unwrap().address()
 }
 
-/// The definition of a service's arguments, or of the deployment's.
+/// The definition of a service's arguments, or of a command's.
 fn command(name: &str) -> clap::Command {
     match name {
         "campaign" => campaign::Cli::command(),
         "blockchain" => Cli::command(),
-        "deploy" => Cli::command().find_subcommand("deploy").unwrap().clone(),
+        "deploy" | "pause" => Cli::command().find_subcommand(name).unwrap().clone(),
         _ => panic!("{name} is no command"),
     }
 }
@@ -409,7 +409,7 @@ fn read_by(name: &str) -> BTreeSet<String> {
 }
 
 fn is_known(variable: &str) -> bool {
-    ["campaign", "blockchain", "deploy"].iter().any(|name| read_by(name).contains(variable))
+    ["campaign", "blockchain", "deploy", "pause"].iter().any(|name| read_by(name).contains(variable))
 }
 
 /// The variables that nobody reads.

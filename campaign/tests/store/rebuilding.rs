@@ -4,6 +4,7 @@ use campaign::store::Difference;
 use shared::event::GrantsConfirmed;
 use shared::id::CampaignId;
 use shared::ledger::Cause;
+use testkit::ledger;
 
 use super::*;
 
@@ -16,6 +17,7 @@ on_both_databases! {
     a_ledger_whose_end_was_cut_off_is_found,
     an_event_that_nobody_can_read_changes_nothing,
     services_go_on_while_tables_are_rebuilt,
+    a_long_ledger_with_everything_in_it_is_rebuilt_exactly,
 }
 
 /// Something in every table.
@@ -241,4 +243,56 @@ async fn services_go_on_while_tables_are_rebuilt(place: Place) {
     }
     let rebuilt = store.rebuild(true).await.unwrap();
     assert_eq!((rebuilt.entries, rebuilt.differences), (1601, vec![]));
+}
+
+/// `make rebuild-million` is the same with a million.
+async fn a_long_ledger_with_everything_in_it_is_rebuilt_exactly(place: Place) {
+    let store = open(&place).await;
+    let kinds = ledger::fill(&store, 20_000, |_| {}).await.unwrap();
+    let expected = [
+        "BlockchainTxSubmitted",
+        "CampaignChanged",
+        "CampaignCreated",
+        "CancelRequested",
+        "Cancelled",
+        "Completed",
+        "Confirmed",
+        "Expired",
+        "Failed",
+        "KeyAdded",
+        "KillSwitchEngaged",
+        "KillSwitchReleased",
+        "NeedsAttention",
+        "Published",
+        "Redriven",
+        "Retried",
+        "Reverted",
+        "Started",
+        "TokenGrantRequested",
+    ];
+    assert_eq!(kinds.keys().collect::<Vec<_>>(), expected);
+    let written = kinds.values().sum::<u64>();
+    assert!(written >= 20_000, "{written}");
+    let states: i64 = sqlx::query_scalar("select count(distinct state) from token_grant")
+        .fetch_one(store.database().reader())
+        .await
+        .unwrap();
+    assert_eq!(states, 8, "grants are left in each state");
+
+    let expect = async |differences: &[Difference], broken_seal, swapped| {
+        let rebuilt = store.rebuild(true).await.unwrap();
+        assert_eq!(rebuilt.entries, written);
+        assert_eq!((&*rebuilt.differences, rebuilt.broken_seal, rebuilt.swapped), (differences, broken_seal, swapped));
+    };
+    expect(&[], None, false).await;
+    for damage in ledger::DAMAGES {
+        damage.cause(&store).await.unwrap();
+        let ledger::Damage { table, missing, unknown, .. } = damage;
+        expect(&[Difference { table, missing, unknown }], None, true).await;
+    }
+    expect(&[], None, false).await;
+    let broken = ledger::break_seal(&store).await.unwrap();
+    expect(&[], Some(broken), false).await;
+    ledger::mend_seal(&store).await.unwrap();
+    expect(&[], None, false).await;
 }

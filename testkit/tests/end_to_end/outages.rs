@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alloy::sol_types::SolCall;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use blockchain::contract::{GrantDistributor, GrantToken};
 use testkit::stack::Builder;
 use testkit::{Stack, anvil, base_units, on_both_databases, until, until_some};
@@ -103,13 +103,31 @@ async fn grants_wait_while_the_chain_is_away(builder: Builder) -> Result<()> {
 
 async fn grants_wait_while_the_distributor_is_paused(builder: Builder) -> Result<()> {
     let stack = builder.start().await?;
-    as_admin(&stack, &GrantDistributor::pauseCall {}).await?;
+    let (status, told) = pausing(&stack, "pause", anvil::STRANGER).await?;
+    assert!(status == 1 && told.contains("does not hold PAUSER_ROLE"), "{status}: {told}");
+    assert_eq!(pausing(&stack, "unpause", anvil::ADMIN).await?.0, 0, "it was not paused");
+    for _ in 0..2 {
+        let (status, told) = pausing(&stack, "pause", anvil::ADMIN).await?;
+        assert!(status == 0 && told.contains(r#""paused":true"#), "{status}: {told}");
+    }
     let ids = request_grants(&stack, "summer", 5).await?;
     until_unhealthy(&stack, "submitting", "the distributor is paused").await?;
     assert_supply(&stack, 0).await?;
-    as_admin(&stack, &GrantDistributor::unpauseCall {}).await?;
+    let (status, told) = pausing(&stack, "unpause", anvil::ADMIN).await?;
+    assert!(status == 0 && told.contains(r#""paused":false"#), "{status}: {told}");
     assert_paid_exactly_once(&stack, &ids).await?;
     stack.stop().await
+}
+
+/// Runs `blockchain pause` or `blockchain unpause` with the key of an account; its exit status, and all that it said.
+async fn pausing(stack: &Stack, command: &str, account: anvil::Account) -> Result<(i32, String)> {
+    let log = stack.run_dir().log(command);
+    let output = log.with_extension("out");
+    let program = stack.blockchain.program().log_to(&log).output(&output).env("PAUSER_KEY", account.key).arg(command);
+    let status = program.spawn()?.wait(SOON).await?;
+    let told = std::fs::read_to_string(output)? + &std::fs::read_to_string(log)?;
+    assert!(!told.contains(account.key.trim_start_matches("0x")), "the key was told");
+    Ok((status.code().context("it was killed")?, told))
 }
 
 /// A paused token refuses each grant; none of them may end as failed for that.

@@ -5,6 +5,7 @@ mod chaos;
 mod demo;
 mod interrupt;
 mod print;
+mod rebuild;
 mod run;
 mod show;
 mod state;
@@ -39,6 +40,11 @@ enum Command {
     Chaos {
         #[command(flatten)]
         settings: chaos::Settings,
+    },
+    /// Fill a ledger on both databases, rebuild what follows from it, and hold that to be exact
+    Rebuild {
+        #[command(flatten)]
+        settings: rebuild::Settings,
     },
     /// Start everything on the ports of the specification, and leave it running
     Up {
@@ -86,6 +92,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { participants, block_time } => Box::pin(demo::demo(&participants, block_time)).await,
         Command::Chaos { settings } => Box::pin(chaos::chaos(&settings)).await,
+        Command::Rebuild { settings } => rebuild::rebuild(&settings).await,
         Command::Up { settings } => run::up(Mode::Up, &settings).await,
         Command::Dev { settings } => run::up(Mode::Dev, &settings).await,
         Command::Stop => run::stop().await,
