@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use alloy::primitives::keccak256;
 use anyhow::{Result, bail};
 use campaign::{
     domain::{
@@ -19,9 +20,10 @@ use chrono::TimeDelta;
 use shared::{
     clock::{Clock, from_micros},
     event::{
-        GrantCompleted, GrantFailed, GrantsConfirmed, GrantsReverted, GrantsStarted, GrantsSubmitted, ResultEvent,
+        ClaimRootPublished, GrantClaimable, GrantCompleted, GrantFailed, GrantsConfirmed, GrantsReverted,
+        GrantsStarted, GrantsSubmitted, PaymentMode, ResultEvent,
     },
-    id::{CampaignId, RequestId},
+    id::{CampaignId, GrantId, RequestId},
     ledger::Cause,
     outbox::Relay,
     pubsub::{Bus as _, Local},
@@ -41,6 +43,9 @@ const CAMPAIGNS: usize = 8;
 
 /// How long a round takes; also the time until a request without a result is published again.
 const ROUND: Duration = Duration::from_mins(1);
+
+/// Which of them has its grants claimed.
+const CLAIMED: usize = 7;
 
 const POLICY: Policy = Policy { republish_after: ROUND, auto_create: false };
 
@@ -94,6 +99,9 @@ impl Filler<'_> {
         }
         let grants = self.accept(number).await?;
         self.publish().await?;
+        let (claimed, grants): (Vec<_>, Vec<_>) =
+            grants.into_iter().partition(|grant| grant.terms.mode == PaymentMode::Claim);
+        self.claim(&claimed, number).await?;
         // Here and below a few are left behind as they are, so that there are some in each state.
         let (_, started) = grants.split_at(4);
         self.report(&[self.started(started)]).await?;
@@ -125,6 +133,7 @@ impl Filler<'_> {
                 budget: Some(1_000_000_000_000),
                 // The first one pays a user once, the others as often as they are asked.
                 max_grants_per_user: (at == 0).then_some(1),
+                mode: if at == CLAIMED { PaymentMode::Claim } else { PaymentMode::Mint },
                 eligibility: "block_list".parse().map_err(anyhow::Error::msg)?,
                 listed_users: (0..10).map(|user| format!("banned-{at}-{user}").parse()).collect::<Result<_, _>>()?,
                 state: CampaignState::Active,
@@ -150,7 +159,7 @@ impl Filler<'_> {
                 campaign_id: campaign(at % CAMPAIGNS)?,
                 wallet_address: at.is_multiple_of(3).then(|| format!("0x{:040x}", place + 1).parse()).transpose()?,
                 token_amount: Some(i64::try_from(at % 50 + 1)?.try_into()?),
-                expires_at: at.is_multiple_of(10).then(|| now + TimeDelta::days(1)),
+                expires_at: (at.is_multiple_of(10) && at % CAMPAIGNS != CLAIMED).then(|| now + TimeDelta::days(1)),
                 key: (!at.is_multiple_of(5)).then(|| format!("order-{place}").parse()).transpose()?,
                 trace: TraceParent::new(),
             });
@@ -195,6 +204,57 @@ impl Filler<'_> {
         let ends = failed.iter().map(|grant| self.failed(grant, "rejected_by_token"));
         let ends: Vec<_> = ends.chain(paid.iter().map(|grant| self.completed(grant, last))).collect();
         self.report(&ends).await
+    }
+
+    /// Lets grants be claimable and the root of their campaign's tree be published; half of them are claimed.
+    async fn claim(&self, grants: &[Grant], number: usize) -> Result<()> {
+        let (_, claimable) = grants.split_at(1);
+        let told: Result<Vec<_>> = claimable.iter().map(|grant| self.claimable(grant)).collect();
+        self.report(&told?).await?;
+        for due in self.store.due_trees(self.clock.now(), TimeDelta::zero()).await? {
+            let root = keccak256(number.to_be_bytes());
+            self.store.make_root(&due, 1 + number as u64, root, self.clock.now()).await?;
+        }
+        self.publish().await?;
+        let published = self.roots_published().await?;
+        self.report(&published).await?;
+        let transaction = Transaction { round: number, half: 1, attempt: 1 };
+        let claimed = claimable.iter().step_by(2).map(|grant| self.completed(grant, transaction));
+        self.report(&claimed.collect::<Vec<_>>()).await
+    }
+
+    /// What the blockchain service would say of the roots that it was asked to publish.
+    async fn roots_published(&self) -> Result<Vec<ResultEvent>> {
+        let rows = sqlx::query("select campaign_id, number, root from claim_root where published_at is null")
+            .fetch_all(self.store.database().reader())
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ResultEvent::ClaimRootPublished(ClaimRootPublished {
+                    campaign_id: row.try_get::<String, _>("campaign_id")?.parse()?,
+                    root: row.try_get("root")?,
+                    number: row.try_get::<i64, _>("number")?.cast_unsigned(),
+                    chain_id: 31_337,
+                    distributor: format!("0x{:040x}", 7).parse()?,
+                    transaction_hash: format!("0xbb{:062x}", 7),
+                    block_number: 7,
+                    processed_at: self.clock.now(),
+                }))
+            })
+            .collect()
+    }
+
+    fn claimable(&self, grant: &Grant) -> Result<ResultEvent> {
+        Ok(ResultEvent::Claimable(GrantClaimable {
+            user_id: grant.request.user_id.clone(),
+            campaign_id: grant.request.campaign_id.clone(),
+            request_id: grant.request_id.clone(),
+            grant_id: GrantId::dense(self.store.issuer(), grant.grant_index),
+            wallet_address: format!("0x{:040x}", grant.grant_index + 1).parse()?,
+            amount: format!("{}000000000000000000", grant.request.token_amount.whole_tokens()).parse()?,
+            timestamp: grant.requested_at,
+            processed_at: self.clock.now(),
+        }))
     }
 
     /// Lets the round end: requests without a result are published again, those for which that did not help wait for an
