@@ -11,8 +11,9 @@ use crate::store::{Rebuilt, Store};
 /// Works all tables out from the ledger's events once more, compares them with those there are, and prints what came out as
 /// JSON; checks every seal on the way.
 ///
-/// The service may run meanwhile. Only the last part, which compares, keeps it from writing for as long as it takes. Exit
-/// status: 0 if all is as the ledger says, 1 if something was not, replaced or not, 2 if that could not be found out.
+/// The service may run meanwhile. Only with `--swap` does the last part, which compares and replaces, keep it from writing
+/// for as long as it takes. Exit status: 0 if all is as the ledger says, 1 if something was not, replaced or not, 2 if
+/// that could not be found out.
 #[derive(Debug, Clone, Args)]
 pub struct Rebuild {
     /// The service's own database, which must exist.

@@ -12,6 +12,7 @@ use shared::fail_point;
 use shared::id::{CampaignId, RequestId};
 use shared::ledger::{Cause, Entry, Seal, Stream};
 use shared::outbox::{self, Pending};
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::Store;
@@ -46,11 +47,23 @@ pub(super) async fn lock(connection: &mut AnyConnection) -> db::Result<Head> {
     )
     .fetch_one(connection)
     .await?;
+    read_head(&row)
+}
+
+/// The head as it is, for whoever writes nothing.
+pub(super) async fn head(connection: &mut AnyConnection) -> db::Result<Head> {
+    let row = sqlx::query("-- ledger::head\n select next_grant_index, sequence, at, seal from deployment")
+        .fetch_one(connection)
+        .await?;
+    read_head(&row)
+}
+
+fn read_head(row: &AnyRow) -> db::Result<Head> {
     Ok(Head {
-        next_grant_index: db::unsigned(&row, "next_grant_index")?,
-        sequence: db::unsigned(&row, "sequence")?,
-        at: db::time(&row, "at")?,
-        seal: db::parse(&row, "seal")?,
+        next_grant_index: db::unsigned(row, "next_grant_index")?,
+        sequence: db::unsigned(row, "sequence")?,
+        at: db::time(row, "at")?,
+        seal: db::parse(row, "seal")?,
     })
 }
 
@@ -287,7 +300,7 @@ macro_rules! entry_columns {
 pub(super) use entry_columns;
 
 /// Reads a row of `event`.
-pub(super) fn entry(row: &sqlx::any::AnyRow) -> db::Result<Entry> {
+pub(super) fn entry(row: &AnyRow) -> db::Result<Entry> {
     let cause = Cause {
         actor: db::parse(row, "actor")?,
         message_id: row.try_get("message_id")?,

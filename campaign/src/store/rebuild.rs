@@ -1,13 +1,14 @@
 //! Works all tables out from the ledger once more, into fresh ones; compares, and swaps where they differ.
 //!
 //! The fresh tables are temporary tables of the same names, which hide the real ones from this connection alone: so the
-//! very statements that keep the real ones up to date fill them, in both databases. Services may go on meanwhile. Only to
-//! catch up with what they wrote, to compare and to swap, the ledger is locked.
+//! very statements that keep the real ones up to date fill them, in both databases. Services may go on meanwhile: what is
+//! compared is the ledger and the tables as they were at one moment. Only to swap, the ledger is locked for the last part.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use shared::db::{self, Dialect};
+use shared::ledger::Entry;
 use sqlx::{AnyConnection, Connection as _, Row};
 
 use super::projection::{Projection, TABLES};
@@ -54,17 +55,35 @@ impl Store {
         let mut connection = self.database.writer().acquire().await?.detach();
         let dialect = self.database.dialect();
         let schema = create_fresh_tables(&mut connection, dialect).await?;
+        if dialect == Dialect::Postgres {
+            // Tables of any size are compared in one statement.
+            sqlx::raw_sql("set statement_timeout = 0").execute(&mut connection).await?;
+        }
         let mut reading = Reading::default();
-        // Without the lock, as far as the ledger went when this began.
-        while reading.advance(&mut connection).await? {}
+        // As far as the ledger goes when this begins. The next entries are read while those before them are applied.
+        let mut reader = self.database.reader().acquire().await?;
+        let mut entries = history::entries_after(&mut reader, 0, BATCH).await?;
+        while let Some(last) = entries.last() {
+            let next = history::entries_after(&mut reader, last.sequence, BATCH);
+            (entries, ()) = tokio::try_join!(next, reading.apply(&mut connection, &entries))?;
+        }
+        drop(reader);
 
         let begin = match dialect {
-            Dialect::Sqlite => "begin immediate",
-            Dialect::Postgres => "begin",
+            Dialect::Sqlite if swap => "begin immediate",
+            Dialect::Sqlite => "begin",
+            Dialect::Postgres if swap => "begin",
+            Dialect::Postgres => "begin isolation level repeatable read",
         };
         sqlx::query(begin).execute(&mut connection).await?;
-        let head = ledger::lock(&mut connection).await?;
-        while reading.advance(&mut connection).await? {}
+        let head = if swap { ledger::lock(&mut connection).await? } else { ledger::head(&mut connection).await? };
+        loop {
+            let entries = history::entries_after(&mut connection, reading.sequence, BATCH).await?;
+            if entries.is_empty() {
+                break;
+            }
+            reading.apply(&mut connection, &entries).await?;
+        }
         if (reading.sequence, reading.seal) != (head.sequence, head.seal) {
             // The end was cut off.
             reading.broken_seal = reading.broken_seal.or(Some(reading.sequence + 1));
@@ -102,24 +121,21 @@ struct Reading {
 }
 
 impl Reading {
-    /// Applies the next entries; says whether there were any.
-    async fn advance(&mut self, connection: &mut AnyConnection) -> db::Result<bool> {
-        let entries = history::entries_after(connection, self.sequence, BATCH).await?;
-        let Some(last) = entries.last() else { return Ok(false) };
-        for entry in &entries {
+    /// Applies the next entries.
+    async fn apply(&mut self, connection: &mut AnyConnection, entries: &[Entry]) -> db::Result<()> {
+        for entry in entries {
             if entry.sequence != self.sequence + 1 || entry.seal != entry.seal_after(self.seal) {
                 self.broken_seal = self.broken_seal.or(Some(entry.sequence));
             }
             (self.sequence, self.seal) = (entry.sequence, entry.seal);
         }
         let mut projection = Projection::default();
-        projection.load(connection, &entries).await?;
-        for entry in &entries {
+        projection.load(connection, entries).await?;
+        for entry in entries {
             projection.apply(entry)?;
         }
         projection.save(connection).await?;
-        debug_assert_eq!(self.sequence, last.sequence);
-        Ok(true)
+        Ok(())
     }
 }
 
