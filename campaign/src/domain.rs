@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use event::{GrantEvent, Requested};
 pub use patience::Patience;
 use serde::{Deserialize, Serialize};
+use shared::clock::from_micros;
 use shared::event::{CancelRequested, GrantRequested, ResultEvent, Terms, TokenType};
 use shared::fail_point;
 use shared::id::{CampaignId, GrantId, Issuer, RequestId, TokenAmount, UserId, WalletAddress};
@@ -380,12 +381,12 @@ impl Grant {
             GrantEvent::Submitted(news) | GrantEvent::Reverted(news) => {
                 self.transaction_hash = Some(news.transaction_hash.clone());
                 self.block_number = None;
-                self.progressed_at = news.processed_at.or(self.progressed_at);
+                self.progressed_at = news.processed_at.map(as_kept).or(self.progressed_at);
             }
             GrantEvent::Confirmed(news) => {
                 self.transaction_hash = Some(news.transaction_hash.clone());
                 self.block_number = Some(news.block_number);
-                self.progressed_at = Some(news.processed_at);
+                self.progressed_at = Some(as_kept(news.processed_at));
             }
             GrantEvent::Completed(completed) => {
                 self.transaction_hash = Some(completed.transaction_hash.clone());
@@ -400,6 +401,11 @@ impl Grant {
             _ => {}
         }
     }
+}
+
+/// Whole microseconds, as stores keep them: a grant that was not stored meanwhile has to come to the same.
+fn as_kept(at: DateTime<Utc>) -> DateTime<Utc> {
+    from_micros(at.timestamp_micros())
 }
 
 /// What an event did to its grant.
@@ -419,7 +425,6 @@ pub enum Effect {
 mod tests {
     use event::{Claimable, Completed, Confirmed, Failed, Progress, Submitted};
     use proptest::prelude::*;
-    use shared::clock::from_micros;
 
     use super::*;
 

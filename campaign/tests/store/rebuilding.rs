@@ -18,6 +18,7 @@ on_both_databases! {
     an_event_that_nobody_can_read_changes_nothing,
     services_go_on_while_tables_are_rebuilt,
     a_comparison_does_not_wait_for_who_holds_the_ledger,
+    times_finer_than_what_is_kept_make_no_difference,
     a_long_ledger_with_everything_in_it_is_rebuilt_exactly,
 }
 
@@ -258,6 +259,30 @@ async fn a_comparison_does_not_wait_for_who_holds_the_ledger(place: Place) {
     let rebuilt = tokio::time::timeout(Duration::from_secs(5), store.rebuild(false)).await.unwrap().unwrap();
     assert_eq!((rebuilt.broken_seal, rebuilt.differences), (None, vec![]));
     holder.commit().await.unwrap();
+}
+
+/// Other publishers may know nanoseconds; what is read back from a table does not.
+async fn times_finer_than_what_is_kept_make_no_difference(place: Place) {
+    let store = open(&place).await;
+    let grant = grant(&store, "alice", "summer", 10).await;
+    let request_ids = vec![grant.request_id.clone()];
+    let nanoseconds = |more| at(5) + TimeDelta::nanoseconds(more);
+    let submitted = GrantsSubmitted {
+        request_ids: request_ids.clone(),
+        transaction_hash: "0xaa".to_owned(),
+        processed_at: nanoseconds(900),
+    };
+    apply(&store, &[ResultEvent::Submitted(submitted)], at(6)).await;
+    let confirmed = GrantsConfirmed {
+        request_ids,
+        transaction_hash: "0xaa".to_owned(),
+        block_number: 17,
+        block_hash: "0xbb".to_owned(),
+        processed_at: nanoseconds(500),
+    };
+    apply(&store, &[ResultEvent::Confirmed(confirmed)], at(7)).await;
+    assert_eq!(stored(&store, &grant).await.state, State::Confirmed);
+    assert_eq!(store.rebuild(false).await.unwrap().differences, []);
 }
 
 /// `make rebuild-million` is the same with a million.
