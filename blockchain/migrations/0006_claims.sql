@@ -1,7 +1,6 @@
 -- The same text runs on SQLite and on PostgreSQL. Times are microseconds since the Unix epoch.
 
 -- A payment has one state more: claimable, until the distributor says that it was claimed.
-create index payment_claimable on payment (grant_id) where state = 'claimable';
 
 -- The roots of the Merkle trees that campaigns' grants are claimed from, as the campaign service wants them published.
 create table claim_root (

@@ -97,6 +97,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "mined:committed",
     "raise_nonce:commit",
     "raise_nonce:committed",
+    "postpone_root:commit",
+    "postpone_root:committed",
     "receive:commit",
     "receive:committed",
     "redrive:commit",

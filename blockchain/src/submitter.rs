@@ -10,6 +10,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, Bytes, U256, keccak256};
 use alloy::sol_types::SolCall;
 use chrono::{DateTime, Utc};
+use shared::id::CampaignId;
 use shared::worker::{Progress, Worker};
 use shared::{db, fail_point};
 use tokio::sync::Notify;
@@ -58,6 +59,16 @@ pub enum Error {
     /// The contract takes no batch at all for now.
     #[error("{0}; grants wait")]
     Held(String),
+    /// The contract does not take a root, which is tried again later.
+    #[error(
+        "the distributor does not take the claim root of {campaign_id}: {reason}; its grants cannot be claimed yet"
+    )]
+    RootRefused {
+        /// Whose root.
+        campaign_id: CampaignId,
+        /// In the contract's words.
+        reason: String,
+    },
 }
 
 /// How transactions are made.
@@ -251,7 +262,9 @@ impl Submitter {
         let call = Bytes::from(GrantDistributor::setClaimRootCall { campaign, root: *hash }.abi_encode());
         let gas_limit = contract::GAS_OF_CLAIM_ROOT;
         if let Err(reason) = self.try_out(&call, gas_limit).await? {
-            return Err(Error::Held(format!("the claim root of {campaign_id} is not taken: {reason}")));
+            let not_before = self.sender.clock.now() + self.limits.postpone;
+            self.sender.store.postpone_claim_root(root, not_before).await?;
+            return Err(Error::RootRefused { campaign_id: campaign_id.clone(), reason });
         }
         let publication = Some(Publication { root, distributor: self.deployment.distributor });
         let cargo = Cargo { call, gas_limit, payments: &[], publication };

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use alloy::primitives::{Address, B256, Bytes, Log, U256};
@@ -314,6 +315,7 @@ async fn a_payment_is_missing_only_after_a_second_look() {
         campaign: None,
         grace: TimeDelta::zero(),
         repair: true,
+        claims_seen_below: AtomicU64::new(0),
         observations: Arc::default(),
         outbox_ready: Arc::default(),
     };

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 /// The points that no world reaches, and why.
-const BEYOND_REACH: [(&str, &str); 3] = [
+const BEYOND_REACH: [(&str, &str); 4] = [
     ("undeliverable:", "the simulated broker refuses no message for good"),
+    ("postpone_root:", "only a distributor that is older than claims takes no root"),
     ("audit_seals:", "the campaign service's ledger is read over HTTP, which there is none of here"),
     ("audit_requeue:", "it takes a reorg below finality at the right moment: one world in ten thousand"),
 ];

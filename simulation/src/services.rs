@@ -418,6 +418,7 @@ pub fn auditor(
         clock: clock.clone(),
         grace: TimeDelta::seconds(60),
         repair: true,
+        claims_seen_below: AtomicU64::new(0),
         observations: Arc::default(),
         outbox_ready: Arc::default(),
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::TimeDelta;
 use shared::clock::Clock;
@@ -65,6 +66,8 @@ pub struct Auditor {
     pub grace: TimeDelta,
     /// Whether lost results are recorded.
     pub repair: bool,
+    /// Every grant that was claimed in a block below this is completed.
+    pub claims_seen_below: AtomicU64,
     /// What is seen.
     pub observations: Arc<Observations>,
     /// Notified when there is something to publish.
@@ -140,6 +143,7 @@ impl Auditor {
             clock,
             grace: TimeDelta::seconds(config.audit_grace_seconds.into()),
             repair: true,
+            claims_seen_below: AtomicU64::new(0),
             observations: Arc::default(),
             outbox_ready: Arc::default(),
         })
@@ -154,19 +158,26 @@ impl Auditor {
         Ok(self.reader.read_once().await?)
     }
 
-    /// Completes grants that were claimed, as far as the chain was read; a page at a time. Returns how many.
+    /// Completes grants that were claimed in the blocks that were read since the last time, at first in all of them; a page
+    /// at a time. Returns how many. One that is missed, since its request came after its claim, is a lost result to the next
+    /// comparison.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
     pub async fn complete_claimed(&self) -> Result<usize, Error> {
-        let claimed = self.store.claimed(self.deployment.decimals, PAGE).await?;
+        let cursor = self.store.chain_cursor(&self.reader.source).await?;
+        // What was read again is looked at again.
+        let from_block = self.claims_seen_below.load(Ordering::Relaxed).min(cursor.next_block);
+        let claimed = self.store.claimed(self.deployment.decimals, from_block, PAGE).await?;
         let verdicts: Vec<_> =
             claimed.into_iter().map(|(payment, paid)| (payment, Settled::Ended(Ending::Completed(paid)))).collect();
         let grants = verdicts.len();
         if grants > 0 {
             self.end(verdicts).await?;
             tracing::info!(grants, "grants were claimed");
+        } else {
+            self.claims_seen_below.store(cursor.next_block, Ordering::Relaxed);
         }
         Ok(grants)
     }

@@ -114,25 +114,45 @@ impl Store {
         .transpose()
     }
 
-    /// Up to `limit` payments that are claimable as far as this store knows, and that the chain, as far as it was read, has
-    /// paid as they should be, in a token of so many decimals; each with where.
+    /// Lets a root wait until then that cannot be published for now, so that it holds up nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was committed.
+    pub async fn postpone_claim_root(&self, root: &ClaimRoot, not_before: DateTime<Utc>) -> db::Result<()> {
+        let mut tx = self.database.begin("postpone_root").await?;
+        sqlx::query(
+            "-- store::postpone_claim_root
+             update claim_root set not_before = $3 where campaign_id = $1 and number = $2 and state = 'wanted'",
+        )
+        .bind(root.campaign_id.as_str())
+        .bind(root.number.cast_signed())
+        .bind(not_before.timestamp_micros())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
+    }
+
+    /// Up to `limit` payments that are claimable as far as this store knows, and that the chain has paid as they should be, in
+    /// a token of so many decimals, in the blocks that were read from this one on; each with where.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub async fn claimed(&self, decimals: u8, limit: u16) -> db::Result<Vec<(Payment, Paid)>> {
+    pub async fn claimed(&self, decimals: u8, from_block: u64, limit: u16) -> db::Result<Vec<(Payment, Paid)>> {
         let rows = sqlx::query(concat!(
             "-- store::claimed\n select ",
             payment_columns!(),
             ", c.transaction_hash as claimed_by, c.block_number as claimed_in
-               from payment p join chain_payment c on c.grant_id = p.grant_id and c.recipient = p.recipient
-                 and c.amount = cast(p.token_amount as text) || $1
-               where p.state = 'claimable'
+               from chain_payment c join payment p on p.grant_id = c.grant_id and p.recipient = c.recipient
+                 and cast(p.token_amount as text) || $1 = c.amount
+               where p.state = 'claimable' and c.block_number >= $2
                  and not exists (select 1 from chain_payment e where e.grant_id = c.grant_id
                                  and (e.block_number, e.log_index) < (c.block_number, c.log_index))
-               order by c.block_number, c.log_index limit $2"
+               order by c.block_number, c.log_index limit $3"
         ))
         .bind("0".repeat(decimals.into()))
+        .bind(from_block.cast_signed())
         .bind(i64::from(limit))
         .fetch_all(self.database.reader())
         .await?;

@@ -17,6 +17,7 @@ on_both_databases! {
     a_root_whose_transaction_came_to_nothing_is_published_by_another,
     a_root_that_the_chain_has_lost_is_published_again,
     a_root_is_assigned_once,
+    a_root_that_is_not_taken_holds_up_no_other,
 }
 
 const DISTRIBUTOR: Address = address!("0xe7f1725e7734ce288f8367e1bb143e90bb3f0512");
@@ -98,15 +99,17 @@ async fn a_claim_that_the_chain_has_seen_completes_its_grant_once(place: Place) 
         demand(&store, claim(payment), at(0)).await;
     }
     published(&store).await;
-    assert_eq!(store.claimed(18, 10).await.unwrap(), []);
+    assert_eq!(store.claimed(18, 0, 10).await.unwrap(), []);
     // The third one twice, which the contract rules out.
     let twice = [on_chain(&payments[2], 1), on_chain(&payments[2], 2)];
     seen(&store, &[vec![on_chain(&payments[0], 0)], twice.to_vec()].concat()).await;
     let paid = Paid { transaction_hash: B256::repeat_byte(7), block_number: 5, gas_used: None, gas_price: None };
-    let claimed = store.claimed(18, 10).await.unwrap();
+    let claimed = store.claimed(18, 0, 10).await.unwrap();
     let expected: Vec<_> = [0, 2].map(|number: usize| (payments[number].request_id.clone(), paid)).into();
     assert_eq!(claimed.iter().map(|(payment, paid)| (payment.request_id.clone(), *paid)).collect::<Vec<_>>(), expected);
-    assert_eq!(store.claimed(18, 1).await.unwrap().len(), 1);
+    assert_eq!(store.claimed(18, 0, 1).await.unwrap().len(), 1);
+    assert_eq!(store.claimed(18, 5, 10).await.unwrap().len(), 2);
+    assert_eq!(store.claimed(18, 6, 10).await.unwrap(), [], "that was looked at before");
 
     let completed = |(payment, paid): (Payment, Paid)| (payment, Verdict::Ended(Ending::Completed(paid)));
     let verdicts: Vec<_> = claimed.into_iter().map(completed).collect();
@@ -114,7 +117,7 @@ async fn a_claim_that_the_chain_has_seen_completes_its_grant_once(place: Place) 
         store.settle(&settlement(None, verdicts.clone()), at(9)).await.unwrap();
         assert_eq!(tally(&store).await, [2, 200, 0]);
     }
-    assert_eq!(store.claimed(18, 10).await.unwrap(), []);
+    assert_eq!(store.claimed(18, 0, 10).await.unwrap(), []);
     let result = |number: usize| payments[number].result(&Ending::Completed(paid), at(9));
     assert_eq!(published(&store).await, [result(0), result(2)]);
     assert_eq!(demand(&store, claim(&payments[0]), at(11)).await, [0, 0, 1, 0]);
@@ -129,7 +132,7 @@ async fn a_claim_of_another_amount_or_for_another_completes_nothing(place: Place
     let less = ChainPayment { amount: U256::from(100), ..on_chain(&payments[0], 0) };
     let elsewhere = ChainPayment { recipient: Address::repeat_byte(0xee), ..on_chain(&payments[1], 1) };
     seen(&store, &[less, elsewhere]).await;
-    assert_eq!(store.claimed(18, 10).await.unwrap(), []);
+    assert_eq!(store.claimed(18, 0, 10).await.unwrap(), []);
 }
 
 fn wanted(campaign: &str, number: u64) -> ClaimRootChanged {
@@ -239,4 +242,17 @@ async fn a_root_is_assigned_once(place: Place) {
     assert_eq!(publish(&store, 1, &root("b", 1)).await, None, "nobody wants it");
     assert_eq!(store.next_nonce(LANE).await.unwrap(), 1);
     assert_eq!(store.pending(LANE).await.unwrap().len(), 1);
+}
+
+async fn a_root_that_is_not_taken_holds_up_no_other(place: Place) {
+    let store = with_wanted(&place, &[("a", 1), ("b", 2)]).await;
+    store.postpone_claim_root(&root("a", 1), at(30)).await.unwrap();
+    assert_eq!(store.next_claim_root(at(1)).await.unwrap(), Some(root("b", 2)));
+    publish(&store, 0, &root("b", 2)).await.unwrap();
+    assert_eq!(store.next_claim_root(at(29)).await.unwrap(), None);
+    assert_eq!(store.next_claim_root(at(30)).await.unwrap(), Some(root("a", 1)));
+    // One that is on its way is not waiting.
+    publish(&store, 1, &root("a", 1)).await.unwrap();
+    store.postpone_claim_root(&root("a", 1), at(90)).await.unwrap();
+    assert_eq!(store.next_claim_root(at(99)).await.unwrap(), None);
 }

@@ -146,14 +146,13 @@ pub(super) async fn handle(
     let limit = fields.optional_number("limit").unwrap_or(Limit(50)).0;
     let after = fields.optional::<Cursor>("cursor").map_or(0, |Cursor(after)| after);
     fields.finish()?;
-    if store.campaign(&campaign_id).await?.is_none() {
-        return Err(not_found().into());
-    }
-
     // The root before the leaves: a grant that is not in it has no proof yet.
     let published = store.published_root(&campaign_id).await?;
     // One more than asked for tells whether there is another page.
     let mut claims = store.claims_of(&campaign_id, to, after, limit + 1).await?;
+    if claims.is_empty() && store.campaign(&campaign_id).await?.is_none() {
+        return Err(not_found().into());
+    }
     let more = claims.len() > usize::from(limit);
     claims.truncate(limit.into());
     let next_cursor = claims.last().filter(|_| more).map(|last| last.sequence.to_string());
