@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use shared::db::{self, Dialect};
-use shared::ledger::Entry;
 use sqlx::{AnyConnection, Connection as _, Row};
 
 use super::projection::{Projection, TABLES};
@@ -60,14 +59,8 @@ impl Store {
             sqlx::raw_sql("set statement_timeout = 0").execute(&mut connection).await?;
         }
         let mut reading = Reading::default();
-        // As far as the ledger goes when this begins. The next entries are read while those before them are applied.
-        let mut reader = self.database.reader().acquire().await?;
-        let mut entries = history::entries_after(&mut reader, 0, BATCH).await?;
-        while let Some(last) = entries.last() {
-            let next = history::entries_after(&mut reader, last.sequence, BATCH);
-            (entries, ()) = tokio::try_join!(next, reading.apply(&mut connection, &entries))?;
-        }
-        drop(reader);
+        // As far as the ledger goes when this begins.
+        while reading.advance(&mut connection).await? {}
 
         let begin = match dialect {
             Dialect::Sqlite if swap => "begin immediate",
@@ -77,13 +70,7 @@ impl Store {
         };
         sqlx::query(begin).execute(&mut connection).await?;
         let head = if swap { ledger::lock(&mut connection).await? } else { ledger::head(&mut connection).await? };
-        loop {
-            let entries = history::entries_after(&mut connection, reading.sequence, BATCH).await?;
-            if entries.is_empty() {
-                break;
-            }
-            reading.apply(&mut connection, &entries).await?;
-        }
+        while reading.advance(&mut connection).await? {}
         if (reading.sequence, reading.seal) != (head.sequence, head.seal) {
             // The end was cut off.
             reading.broken_seal = reading.broken_seal.or(Some(reading.sequence + 1));
@@ -121,21 +108,25 @@ struct Reading {
 }
 
 impl Reading {
-    /// Applies the next entries.
-    async fn apply(&mut self, connection: &mut AnyConnection, entries: &[Entry]) -> db::Result<()> {
-        for entry in entries {
+    /// Applies the next entries; says whether there were any.
+    async fn advance(&mut self, connection: &mut AnyConnection) -> db::Result<bool> {
+        let entries = history::entries_after(connection, self.sequence, BATCH).await?;
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        for entry in &entries {
             if entry.sequence != self.sequence + 1 || entry.seal != entry.seal_after(self.seal) {
                 self.broken_seal = self.broken_seal.or(Some(entry.sequence));
             }
             (self.sequence, self.seal) = (entry.sequence, entry.seal);
         }
         let mut projection = Projection::default();
-        projection.load(connection, entries).await?;
-        for entry in entries {
+        projection.load(connection, &entries).await?;
+        for entry in &entries {
             projection.apply(entry)?;
         }
         projection.save(connection).await?;
-        Ok(())
+        Ok(true)
     }
 }
 
