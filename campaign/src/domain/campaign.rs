@@ -355,7 +355,7 @@ impl Tally {
                 self.fee += u128::from(gas_used) * u128::from(completed.gas_price.unwrap_or(0));
             }
         }
-        if after.state == State::Claimable {
+        if after.state == State::Claimable && before.is_none_or(|before| before.state != State::Claimable) {
             self.newest_claimable = Some(sequence);
         }
         self.last_activity = self.last_activity.max(Some(at));

@@ -224,6 +224,16 @@ async fn a_grant_that_can_be_claimed_is_not_cancelled_and_not_given_up(service: 
     }
     let open = service.store.open_grants().await.unwrap();
     assert_eq!((open.grants, open.oldest), (0, None), "it waits for the player, and for nobody else");
+    service.make_roots().await;
+    let told = service.told_root().await.unwrap();
+    service.publish(&told).await;
+    for _ in 0..2 {
+        service.advance(40 * 86_400);
+        forget().await;
+        assert_eq!(service.store.republish(service.clock.now(), PATIENCE, 10).await.unwrap().published, 1);
+        service.make_roots().await;
+        assert_eq!(service.told_root().await, None, "it is no other grant for that");
+    }
 }
 
 async fn a_grant_that_is_not_wanted_never_gets_into_a_tree(service: Service) {
