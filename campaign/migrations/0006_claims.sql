@@ -46,4 +46,5 @@ create index campaign_with_claims on campaign (campaign_id) where newest_claimab
 create index token_grant_waiting on token_grant (requested_at) where publish_again_at is not null and state <> 'claimable';
 
 -- When the blockchain service was last told what it must not forget: how the kill switch stands, which roots to publish.
-alter table deployment rename column switch_told_at to told_at;
+-- (Processes of the version before go on with switch_told_at while they are replaced one by one.)
+alter table deployment add column told_at bigint not null default 0;
