@@ -46,7 +46,7 @@ const GAS_PER_GROUP: u64 = 30_000;
 /// The gas that a word of the bitmap adds: read and written for the first time.
 const GAS_PER_WORD: u64 = 23_000;
 
-/// The gas that publishing a root takes at most: 21,000, the signer's role, a word of storage and an event.
+/// The gas that publishing a root takes at most: 21,000, the signer's role, two words of storage and an event.
 pub const GAS_OF_CLAIM_ROOT: u64 = 150_000;
 
 /// The most gas that a transaction may have (EIP-7825).

@@ -1,13 +1,13 @@
 //! One world: both services, the broker and the chain, moved one turn at a time.
 
 mod nature;
+mod players;
 mod processes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use alloy::primitives::{Address, B256, U256};
 use anyhow::Result;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -16,7 +16,6 @@ use blockchain::audit::reader::Reading;
 use blockchain::chain::Chain;
 use campaign::store::WhichGrants;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
 use shared::clock::Clock;
 use shared::dead_letter::{DeadLetters, Filter, Page, Selection, State};
 use shared::event::{GrantRequested, RequestEvent, Terms, TokenType};
@@ -26,15 +25,14 @@ use shared::{fail_point, random};
 
 pub(crate) use self::processes::Process;
 use crate::bug::Bug;
-use crate::chain::contracts::{self, Item};
 use crate::chain::{GENESIS, Node, Simulated};
 use crate::check::{self, Rule, Verdict, Violation, Witness, violation};
-use crate::client::{CAMPAIGNS, Clients, Heard, Wish};
+use crate::client::{CAMPAIGNS, Clients, Heard};
 use crate::dice::Dice;
 use crate::fuse::Fuse;
 use crate::network::Network;
 use crate::plan::{Action, Hazards, Kind, Plan};
-use crate::services::{Answer, Blockchain, Campaign, File, Settings, auditor, signer};
+use crate::services::{Blockchain, Campaign, File, Settings, auditor, signer};
 
 /// The files of one world.
 #[derive(Debug, Clone)]
@@ -341,43 +339,6 @@ impl World {
         Ok(())
     }
 
-    async fn mine(&mut self, dice: &mut Dice) -> Result<(), Stop> {
-        self.nature(Kind::Mine, dice);
-        if dice.below(3) == 0 { self.claim(dice).await } else { Ok(()) }
-    }
-
-    /// Trees are made, and players claim what they can, some of them twice and at the same time.
-    pub(crate) async fn claim(&mut self, dice: &mut Dice) -> Result<(), Stop> {
-        let paid: BTreeSet<_> = self.chain.state().payments().into_iter().map(|paid| paid.id).collect();
-        let wallets: BTreeSet<_> = self.clients.claims().map(Wish::recipient).collect();
-        if wallets.is_empty() {
-            return Ok(());
-        }
-        let campaign = CAMPAIGNS[CAMPAIGNS.len() - 1];
-        let mut answers = Vec::new();
-        self.campaign_step("claims", dice, async |service| {
-            let path = |wallet: &Address| format!("/claims/{campaign}/{wallet}?limit=500");
-            let request = |wallet| Request::get(path(wallet)).body(Body::empty()).expect("it is a request");
-            let trees = word(service.root_maker.run_once().await);
-            answers = service.serve(wallets.iter().map(request).collect()).await;
-            format!("trees {trees}, {} of {} wallets answered", answers.len(), wallets.len())
-        })
-        .await?;
-        let mut claims = 0;
-        for answer in &answers {
-            for claim in claims_of(answer).ok_or_else(|| violation(Rule::Answer, format!("claims: {answer:?}")))? {
-                let (item, proof) = claim;
-                if !paid.contains(&item.id) || dice.below(10) == 0 {
-                    claims += 1;
-                    self.chain.state().claim(contracts::claim(&item, &proof));
-                }
-            }
-        }
-        self.count.claims += claims;
-        self.note(format!("players send {claims} claims"));
-        Ok(())
-    }
-
     async fn deliver(&mut self, kind: Kind, dice: &mut Dice) -> Result<(), Stop> {
         let topic = if kind == Kind::DeliverRequests { Topic::Requests } else { Topic::Results };
         let waiting = self.network.waiting(topic);
@@ -557,20 +518,6 @@ impl World {
         };
         Ok(report.await.map_err(|error| violation(Rule::Broken, format!("the audit fails: {error}")))?.equal)
     }
-}
-
-/// The claims that an answer has proofs for; `None` where it is no answer.
-fn claims_of(answer: &Answer) -> Option<Vec<(Item, Vec<B256>)>> {
-    let shown: Value = serde_json::from_slice(&answer.body).ok()?;
-    let campaign = shown["campaign"].as_str()?.parse().ok()?;
-    let to = shown["to"].as_str()?.parse().ok()?;
-    let mut claims = Vec::new();
-    for grant in shown["grants"].as_array()?.iter().filter(|grant| grant["proof"].is_array()) {
-        let id = grant["id"].as_str()?.parse().ok()?;
-        let amount = U256::from_str_radix(grant["amount"].as_str()?, 10).ok()?;
-        claims.push((Item { campaign, id, to, amount }, serde_json::from_value(grant["proof"].clone()).ok()?));
-    }
-    Some(claims)
 }
 
 /// Changes a database as a service with a mistake would.
