@@ -42,6 +42,13 @@ library Batch {
         }
     }
 
+    /// @notice The 32 bytes from an offset on.
+    function word(bytes memory batch, uint256 offset) internal pure returns (uint256 word_) {
+        assembly ("memory-safe") {
+            word_ := mload(add(add(batch, 0x20), offset))
+        }
+    }
+
     function put(bytes memory batch, uint256 offset, bytes memory part) internal pure {
         assembly ("memory-safe") {
             mcopy(add(add(batch, 0x20), offset), add(part, 0x20), mload(part))
