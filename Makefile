@@ -8,7 +8,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STACK := $(TARGET_DIR)/debug/stack
 NODE_MODULES := contracts/node_modules/.package-lock.json
 
-.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test chaos simulate rebuild-million lint clean
+.PHONY: help demo up dev run-campaign run-blockchain stop status monitor logs audit build test chaos simulate rebuild-million bench lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ rebuild-million: ## Rebuild what follows from a million events, on both database
 	@cargo build --locked --release --workspace --bin campaign --bin stack
 	@$(TARGET_DIR)/release/stack rebuild
 
+bench: $(NODE_MODULES) ## Measure everything in a quarter of an hour; BENCH=soak and the like for one scenario (README.md)
+	@cargo build --locked --release --workspace --bin bench --bin campaign --bin blockchain
+	@$(TARGET_DIR)/release/bench $(BENCH)
+
 lint: ## Check format, lints and documentation
 	@cargo fmt --all -- --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -95,6 +99,7 @@ define DEV_ENVIRONMENT
 	export PUBSUB_EMULATOR_HOST="$${PUBSUB_EMULATOR_HOST:-localhost:8681}" \
 		GCP_PROJECT_ID="$${GCP_PROJECT_ID:-test-project}" \
 		RPC_URL="$${RPC_URL:-http://localhost:8545}" \
+		WS_URL="$${WS_URL:-ws://localhost:8545}" \
 		CHAIN_ID="$${CHAIN_ID:-31337}" \
 		SIGNER_KEY="$${SIGNER_KEY:-0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d}" \
 		DISTRIBUTOR_ADDRESS="$${DISTRIBUTOR_ADDRESS:-0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512}" \

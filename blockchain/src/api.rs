@@ -22,7 +22,7 @@ use shared::http::Problem;
 use crate::deployment::Deployment;
 use crate::monitor::Monitor;
 use crate::observe::{Observations, Spread};
-use crate::store::{LaneId, Store};
+use crate::store::Store;
 
 /// What `/stats` is made of.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub struct Stats {
     pub clock: Clock,
     /// When the service started.
     pub started_at: DateTime<Utc>,
-    /// The lane.
-    pub lane: LaneId,
+    /// The chain's id (EIP-155).
+    pub chain_id: u64,
     /// The contracts.
     pub deployment: Deployment,
 }
@@ -147,9 +147,9 @@ async fn report(stats: &Stats) -> db::Result<StatsReport> {
         failed: Grants { grants: tally.failed_grants },
         batch_grants,
         seconds_to_final,
-        signer: Signer { address: stats.lane.signer.to_string(), balance_wei: seen.signer_balance.to_string() },
+        signer: Signer { address: seen.signer.to_string(), balance_wei: seen.signer_balance.to_string() },
         chain: ChainReport {
-            chain_id: stats.lane.chain_id,
+            chain_id: stats.chain_id,
             block_number: seen.block_number,
             token: token.to_string(),
             distributor: distributor.to_string(),

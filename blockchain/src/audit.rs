@@ -2,7 +2,7 @@
 //! which the two can differ.
 //!
 //! This file is the rule, and pure; the modules below read the chain, read the ledgers, go through them page by page,
-//! and tell what they found. No event names a campaign, so campaigns are not compared.
+//! and tell what they found. Not every event names a campaign, so campaigns are not compared.
 
 pub mod auditor;
 pub mod campaign;
@@ -15,13 +15,12 @@ pub mod seals;
 use std::fmt;
 
 use alloy::primitives::{Address, B256, U256};
-use alloy::sol_types::SolEvent as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use shared::id::RequestId;
 
 use crate::chain::LogEntry;
-use crate::contract::GrantDistributor::GrantPaid;
+use crate::contract::{Payout, payouts};
 use crate::domain::GrantId;
 
 /// A payment, as an event of the distributor in a final block tells it.
@@ -39,27 +38,28 @@ pub struct ChainPayment {
     pub block_number: u64,
     /// The block's hash.
     pub block_hash: B256,
-    /// The event's place in the block.
+    /// Its place in the block, and no other's: that of its event; above 32 bits, how many payments the event tells of
+    /// before it.
     pub log_index: u64,
     /// When it was read.
     pub seen_at: DateTime<Utc>,
 }
 
 impl ChainPayment {
-    /// What an event of the distributor's says; `None` if it is another event.
+    /// What an event of the distributor's says, of one payment or of many; `None` if it is another event.
     #[must_use]
-    pub fn read(entry: &LogEntry, seen_at: DateTime<Utc>) -> Option<Self> {
-        let paid = GrantPaid::decode_log(&entry.log).ok()?;
-        Some(Self {
-            grant_id: GrantId(paid.id),
-            recipient: paid.to,
-            amount: paid.amount,
+    pub fn read(entry: &LogEntry, seen_at: DateTime<Utc>) -> Option<Vec<Self>> {
+        let payment = |(place, Payout { id, recipient, amount }): (u64, Payout)| Self {
+            grant_id: id,
+            recipient,
+            amount,
             transaction_hash: entry.transaction_hash,
             block_number: entry.block_number,
             block_hash: entry.block_hash,
-            log_index: entry.log_index,
+            log_index: place << 32 | entry.log_index,
             seen_at,
-        })
+        };
+        payouts(&entry.log).map(|payouts| (0..).zip(payouts).map(payment).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Chain`] is one of the two seams to the outside: [`Rpc`] is the real chain, a simulation has its own. An error is what
 //! the node answered, what the contract answered, or no answer; the three are never confused.
 
+pub mod heads;
 mod refusal;
 mod rpc;
 
@@ -156,8 +157,9 @@ pub trait Chain: fmt::Debug + Send + Sync + 'static {
     /// bytes committed, and sends them again until a receipt says what became of them.
     async fn send(&self, raw: &[u8]) -> Result<()>;
 
-    /// The receipt of a transaction that is in a block now. `None` does not mean that it never will be, nor that it is not.
-    async fn receipt(&self, hash: B256) -> Result<Option<Receipt>>;
+    /// The receipts of transactions that are in a block now, each at its transaction's place; one question to the node,
+    /// however many they are. `None` does not mean that it never will be, nor that it is not.
+    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>>;
 
     /// What contracts told, in the order of the chain.
     async fn logs(&self, filter: &Filter) -> Result<Vec<LogEntry>>;
@@ -173,6 +175,15 @@ impl dyn Chain {
         let call = Call { from: Address::ZERO, to: contract, data: call.abi_encode().into(), gas_limit: None };
         let data = self.call(call).await?;
         C::abi_decode_returns(&data).map_err(|error| Error::Node { code: 0, message: error.to_string() })
+    }
+
+    /// The receipt of one transaction, as [`receipts`](Chain::receipts).
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer.
+    pub async fn receipt(&self, hash: B256) -> Result<Option<Receipt>> {
+        Ok(self.receipts(&[hash]).await?.pop().flatten())
     }
 
     /// The newest block.

@@ -1,5 +1,6 @@
 //! The blockchain service's settings: each from an argument or its environment variable, all problems named at once.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use url::Url;
 
 use crate::audit::command::Audit;
 use crate::confirmer::Rules;
+use crate::contract::gas_per_grant;
 use crate::deploy::Deploy;
 use crate::deployment::Addresses;
 use crate::finality::Finality;
@@ -70,12 +72,18 @@ pub struct Config {
     #[arg(long, env = "RPC_URL", default_value = "http://localhost:8545", hide_env_values = true)]
     pub rpc_url: String,
 
+    /// WebSocket endpoint of a node, such as `ws://localhost:8546`, which tells of new blocks as they come. Unset or empty:
+    /// they are looked for five times a second.
+    #[arg(long, env = "WS_URL", hide_env_values = true)]
+    pub ws_url: Option<String>,
+
     /// The chain's id (EIP-155); the service refuses to start on another. Unset: whichever chain the node serves.
     #[arg(long, env = "CHAIN_ID")]
     pub chain_id: Option<String>,
 
-    /// Private key that signs transactions, 0x and 64 hexadecimal digits. Its account holds `SUBMITTER_ROLE` at the
-    /// distributor and pays the gas, and nobody else may send transactions from it.
+    /// Private key that signs transactions, 0x and 64 hexadecimal digits; several, separated by commas, for as many lines
+    /// of transactions beside each other. Each account holds `SUBMITTER_ROLE` at the distributor and pays its gas, and
+    /// nobody else may send transactions from it.
     #[arg(long, env = "SIGNER_KEY", hide_env_values = true)]
     pub signer_key: Option<SecretString>,
 
@@ -104,13 +112,19 @@ pub struct Config {
     #[arg(long, env = "BATCH_LINGER_MS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub batch_linger_ms: u64,
 
-    /// The most transactions whose fate is open.
-    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// The most transactions of a signer whose fate is open.
+    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub max_in_flight: u16,
 
-    /// The most gas that one mint of the token costs, the distributor's part included.
-    #[arg(long, env = "GAS_PER_GRANT", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000))]
-    pub gas_per_grant: u64,
+    /// About the most gas of a block that transactions of all signers together take: what waits for a block has no more.
+    /// 0 for whatever the transactions in flight take.
+    #[arg(long, env = "MAX_BLOCK_GAS", default_value_t = 0, value_parser = max_block_gas)]
+    pub max_block_gas: u64,
+
+    /// The most gas that one mint of the token costs, the distributor's part included. Unset: 26000 where the token mints
+    /// many grants together, as `GrantToken` does, and 30000 where it does not.
+    #[arg(long, env = "GAS_PER_GRANT", value_parser = clap::value_parser!(u64).range(10_000..=1_000_000))]
+    pub gas_per_grant: Option<u64>,
 
     /// The most to pay for a unit of gas, in gwei. While the chain asks for more, grants wait.
     #[arg(long, env = "MAX_FEE_GWEI", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -170,6 +184,8 @@ pub struct Config {
 pub struct ChainSettings {
     /// The nodes' endpoints, at least one.
     pub rpc_urls: Vec<Url>,
+    /// A node that tells of new blocks, where one is known.
+    pub ws_url: Option<Url>,
     /// Where the contracts are.
     pub addresses: Addresses,
     /// Where the campaign service is, if that is known.
@@ -187,15 +203,11 @@ impl Config {
     /// # Errors
     ///
     /// [`Invalid`] with every problem, each naming its variable.
-    pub fn validate(&self) -> Result<(ChainSettings, PrivateKeySigner), Invalid> {
+    pub fn validate(&self) -> Result<(ChainSettings, Vec<PrivateKeySigner>), Invalid> {
         let mut problems = Problems::default();
         let settings = self.chain_settings(&mut problems);
-        let signer = problems.parse::<PrivateKeySigner>(
-            "SIGNER_KEY",
-            "must be a private key: 0x and 64 hexadecimal digits",
-            self.signer_key.as_ref().map(ExposeSecret::expose_secret),
-        );
-        settings.zip(signer).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))
+        let signers = problems.signers(self.signer_key.as_ref().map(ExposeSecret::expose_secret));
+        settings.zip(signers).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))
     }
 
     /// Understands the settings of one who only looks, and needs no key.
@@ -210,29 +222,37 @@ impl Config {
     }
 
     fn chain_settings(&self, problems: &mut Problems) -> Option<ChainSettings> {
-        let rpc_urls: Vec<_> = self.rpc_url.split(',').filter_map(|url| problems.rpc_url(url.trim())).collect();
+        let rpc_url = |url: &str| problems.url("RPC_URL", "http://localhost:8545", ["http", "https"], url.trim());
+        let rpc_urls: Vec<_> = self.rpc_url.split(',').filter_map(rpc_url).collect();
         let chain_id = match &self.chain_id {
             None => None,
             text => problems.parse("CHAIN_ID", "must be a number", text.as_deref()),
         };
+        let ws_url = self
+            .ws_url
+            .as_deref()
+            .filter(|url| !url.is_empty())
+            .and_then(|url| problems.url("WS_URL", "ws://localhost:8546", ["ws", "wss"], url));
         let campaign_url = self.campaign_url.as_deref().filter(|url| !url.is_empty());
-        let campaign_url = campaign_url.and_then(|url| problems.http_url("CAMPAIGN_URL", "http://localhost:8080", url));
+        let campaign_url =
+            campaign_url.and_then(|url| problems.url("CAMPAIGN_URL", "http://localhost:8080", ["http", "https"], url));
         let distributor = problems.address("DISTRIBUTOR_ADDRESS", self.distributor_address.as_deref());
         let wallet_factory = problems.address("WALLET_FACTORY_ADDRESS", self.wallet_factory_address.as_deref());
         let distributor_block = self.distributor_block;
         let addresses =
             Addresses { distributor: distributor?, wallet_factory: wallet_factory?, distributor_block, chain_id };
-        Some(ChainSettings { rpc_urls, addresses, campaign_url })
+        Some(ChainSettings { rpc_urls, ws_url, addresses, campaign_url })
     }
 
-    /// How transactions are made.
+    /// How transactions are made for a token that mints many grants together, or one by one.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self, mints_batches: bool) -> Limits {
         Limits {
             batch_grants: self.batch_max_grants.into(),
             in_flight: self.max_in_flight.into(),
+            block_gas: (self.max_block_gas > 0).then_some(self.max_block_gas),
             linger: Duration::from_millis(self.batch_linger_ms),
-            gas_per_grant: self.gas_per_grant,
+            gas_per_grant: self.gas_per_grant.unwrap_or_else(|| gas_per_grant(mints_batches)),
             max_fee_per_gas: self.max_fee_per_gas(),
             postpone: Duration::from_secs(self.postpone_seconds),
         }
@@ -304,15 +324,25 @@ impl Problems {
         value
     }
 
-    fn rpc_url(&mut self, text: &str) -> Option<Url> {
-        self.http_url("RPC_URL", "http://localhost:8545", text)
+    /// One signer for each key, none twice: two lines of nonces of one account would take each other's.
+    fn signers(&mut self, text: Option<&str>) -> Option<Vec<PrivateKeySigner>> {
+        let (variable, rule) = ("SIGNER_KEY", "must be a private key: 0x and 64 hexadecimal digits");
+        let signers: Vec<_> = text
+            .unwrap_or_default()
+            .split(',')
+            .map(|key| self.parse::<PrivateKeySigner>(variable, rule, Some(key.trim())))
+            .collect::<Option<_>>()?;
+        let addresses: BTreeSet<_> = signers.iter().map(PrivateKeySigner::address).collect();
+        self.check(addresses.len() == signers.len(), || format!("{variable} names a key twice")).then_some(signers)
     }
 
-    fn http_url(&mut self, variable: &str, example: &str, text: &str) -> Option<Url> {
+    fn url(&mut self, variable: &str, example: &str, schemes: [&str; 2], text: &str) -> Option<Url> {
         let url = self.parse::<Url>(variable, &format!("must be a URL such as {example}"), Some(text))?;
-        let http = matches!(url.scheme(), "http" | "https");
-        self.check(http, || format!("{variable} must begin with http:// or https://, not {}:", url.scheme()))
-            .then_some(url)
+        let [plain, secure] = schemes;
+        self.check(schemes.contains(&url.scheme()), || {
+            format!("{variable} must begin with {plain}:// or {secure}://, not {}:", url.scheme())
+        })
+        .then_some(url)
     }
 
     fn address(&mut self, variable: &str, text: Option<&str>) -> Option<Address> {
@@ -330,6 +360,17 @@ impl Problems {
     }
 }
 
+/// Reads `MAX_BLOCK_GAS`.
+fn max_block_gas(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(gas @ (0 | LEAST_BLOCK_GAS..)) => Ok(gas),
+        _ => Err(format!("must be 0, for no limit, or at least {LEAST_BLOCK_GAS}, which a few grants need")),
+    }
+}
+
+/// A transaction of one costly grant has room in it.
+const LEAST_BLOCK_GAS: u64 = 2_000_000;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -346,18 +387,29 @@ mod tests {
         let cli = Cli::parse_from([
             "blockchain",
             "--rpc-url=ftp://node",
+            "--ws-url=http://node",
             "--chain-id=one",
             "--signer-key=hunter2",
             "--campaign-url=localhost:8080",
             "--distributor-address=0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD",
         ]);
         let problems = cli.config.validate().unwrap_err().to_string();
-        for variable in
-            ["RPC_URL", "CHAIN_ID", "SIGNER_KEY", "CAMPAIGN_URL", "DISTRIBUTOR_ADDRESS", "WALLET_FACTORY_ADDRESS"]
-        {
+        for variable in [
+            "RPC_URL",
+            "WS_URL",
+            "CHAIN_ID",
+            "SIGNER_KEY",
+            "CAMPAIGN_URL",
+            "DISTRIBUTOR_ADDRESS",
+            "WALLET_FACTORY_ADDRESS",
+        ] {
             assert!(problems.contains(variable), "{variable} is not in {problems}");
         }
         assert!(!problems.contains("hunter2"));
+        let mut twice = cli.config.clone();
+        let key = format!("0x{}", "01".repeat(32));
+        twice.signer_key = Some(format!("{key}, {key}").into());
+        assert!(twice.validate().unwrap_err().to_string().contains("SIGNER_KEY names a key twice"));
         let without_signer = cli.config.validate_without_signer().unwrap_err().to_string();
         assert!(!without_signer.contains("SIGNER_KEY") && without_signer.contains("RPC_URL"), "{without_signer}");
         assert!(!format!("{:?}", cli.config).contains("hunter2"));

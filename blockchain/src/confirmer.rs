@@ -3,28 +3,28 @@
 //!
 //! What is to be done is decided by [`Pending::next_step`], from what one node has shown in one look.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::try_join_all;
 use shared::worker::{Progress, Worker};
 use shared::{db, fail_point};
 use tokio::sync::Notify;
 
-use crate::audit::ChainPayment;
+use crate::audit::{ChainPayment, reader};
 use crate::chain::{self, At, Block, Chain, Receipt, Refusal};
 use crate::contract::{self, GrantDistributor::isPaidCall};
 use crate::deployment::Deployment;
 use crate::domain::{Ending, Failure, GrantId, Outcome, Paid, Payment};
+use crate::earlier::Earlier;
 use crate::fees::{Fees, TooExpensive};
 use crate::finality::{self, Finality};
 use crate::observe::Observations;
 use crate::sender::{self, Sender};
 use crate::signer::{self, Unsigned};
-use crate::store::{Ended, Lane, NewTransaction, Settlement, Source, Verdict};
+use crate::store::{Ended, Lane, NewTransaction, Settlement, Verdict};
 use crate::transaction::{End, Patience, Pending, Purpose, Sight, Step};
 
 /// Why a step failed; transactions stay pending.
@@ -48,6 +48,9 @@ pub enum Error {
     /// A replacement would cost too much for now.
     #[error("a transaction does not move: {0}")]
     TooExpensive(#[from] TooExpensive),
+    /// Earlier payments could not be looked for.
+    #[error(transparent)]
+    Reader(#[from] reader::Error),
     /// The receipt says nothing about a grant that the transaction carried, or the chain says that a grant was paid
     /// before and does not say where. Nothing is decided.
     #[error("the chain's account of grant {0} is incomplete")]
@@ -76,12 +79,14 @@ pub struct Confirmer {
     pub deployment: Deployment,
     /// How transactions are followed.
     pub rules: Rules,
+    /// What was paid before.
+    pub earlier: Earlier,
     /// What is seen.
     pub observations: Arc<Observations>,
     /// The newest block when all that could be settled last was.
     pub settled_head: AtomicU64,
-    /// Notified when a transaction has ended, so that another can be sent.
-    pub settled: Arc<Notify>,
+    /// Notified when a transaction is in a block, or has ended: another one may have room now.
+    pub made_room: Arc<Notify>,
     /// Notified when there is something to publish.
     pub outbox_ready: Arc<Notify>,
 }
@@ -122,16 +127,6 @@ impl Worker for Confirmer {
         self.settled_head.store(head.number, Ordering::Relaxed);
         Ok(Progress::Idle)
     }
-}
-
-/// The receipt of whichever attempt is in a block.
-async fn receipt(node: &dyn Chain, transaction: &Pending) -> chain::Result<Option<Receipt>> {
-    for attempt in transaction.attempts.iter().rev() {
-        if let Some(receipt) = node.receipt(attempt.hash).await? {
-            return Ok(Some(receipt));
-        }
-    }
-    Ok(None)
 }
 
 impl Confirmer {
@@ -177,7 +172,11 @@ impl Confirmer {
     /// The receipts of the transactions whose blocks are on the chain now: a node may go on showing one of a block that is
     /// gone.
     async fn receipts(&self, node: &dyn Chain, pending: &[Pending]) -> chain::Result<Vec<Option<Receipt>>> {
-        let mut receipts = try_join_all(pending.iter().map(|transaction| receipt(node, transaction))).await?;
+        // Of each transaction, that of whichever attempt is in a block.
+        let hashes: Vec<_> = pending.iter().flat_map(|one| one.attempts.iter().map(|attempt| attempt.hash)).collect();
+        let mut answers = node.receipts(&hashes).await?.into_iter();
+        let receipt_of = |one: &Pending| answers.by_ref().take(one.attempts.len()).flatten().last();
+        let mut receipts: Vec<_> = pending.iter().map(receipt_of).collect();
         if fail_point::switched("receipt_without_block_hash") {
             return Ok(receipts);
         }
@@ -209,6 +208,7 @@ impl Confirmer {
             (Step::Mined(block), Some(receipt)) => {
                 let Some(attempt) = transaction.attempt(receipt.transaction_hash) else { return Ok(()) };
                 self.sender.store.mined(lane, transaction, attempt, Some(block), now).await?;
+                self.made_room.notify_one();
                 self.outbox_ready.notify_one();
                 Ok(())
             }
@@ -356,7 +356,7 @@ impl Confirmer {
         let settlement = Settlement { transaction: Some(ended), verdicts };
         if self.sender.store.settle(&settlement, now).await? {
             self.observations.transaction_ended(transaction, end, &settlement, receipt, now);
-            self.settled.notify_one();
+            self.made_room.notify_one();
             self.outbox_ready.notify_one();
         }
         Ok(())
@@ -401,7 +401,7 @@ impl Confirmer {
     /// One to another recipient, or of another amount, was surely another grant's: a restored numbering counts twice.
     async fn earlier_endings(&self, node: &dyn Chain, payments: &[&Payment]) -> Result<Vec<Ending>, Error> {
         let ids: Vec<_> = payments.iter().map(|payment| payment.grant_id).collect();
-        let earlier = self.earlier_payments(node, &ids).await?;
+        let earlier = self.earlier.payments(node, &ids).await?;
         let ending = |payment: &&Payment| {
             let id = payment.grant_id;
             let paid = earlier.get(&id).ok_or(Error::Incomplete(id))?;
@@ -414,34 +414,6 @@ impl Confirmer {
             Ok(Ending::Completed(Paid { transaction_hash, block_number, gas_used: None, gas_price: None }))
         };
         payments.iter().map(ending).collect()
-    }
-
-    /// What the distributor has paid under these ids: as the auditor has read it, which nodes that limit the range of a
-    /// question cannot keep from us, and what it has not read as the chain has it.
-    async fn earlier_payments(
-        &self,
-        node: &dyn Chain,
-        ids: &[GrantId],
-    ) -> Result<HashMap<GrantId, ChainPayment>, Error> {
-        let mut earlier = HashMap::new();
-        if ids.is_empty() {
-            return Ok(earlier);
-        }
-        let Deployment { distributor, block: first_block, .. } = self.deployment;
-        let source = Source { chain_id: self.sender.id.chain_id, distributor, first_block };
-        let read = self.sender.store.chain_cursor(&source).await?;
-        for payment in self.sender.store.chain_payments_of(ids, read.next_block).await? {
-            earlier.entry(payment.grant_id).or_insert(payment);
-        }
-        let unread: Vec<_> = ids.iter().copied().filter(|id| !earlier.contains_key(id)).collect();
-        if !unread.is_empty() {
-            let now = self.sender.clock.now();
-            let logs = node.logs(&contract::payments_of(&unread, distributor, first_block)).await?;
-            for payment in logs.iter().filter_map(|entry| ChainPayment::read(entry, now)) {
-                earlier.entry(payment.grant_id).or_insert(payment);
-            }
-        }
-        Ok(earlier)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The contracts as this service sees them: what it sends, and what it reads out of a receipt.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use alloy::primitives::{Address, B256, Bytes, Log, U256, keccak256};
+use alloy::primitives::{Address, Bytes, Log, U256, keccak256};
 use alloy::rpc::types::Filter;
 use alloy::sol;
 use alloy::sol_types::{SolEvent, SolInterface};
@@ -32,25 +33,47 @@ sol!(
 pub struct Batch {
     /// `batch := group+`, see `contracts/src/GrantDistributor.sol`.
     pub packed: Bytes,
-    /// Enough gas for every payment to a recipient who has no tokens yet.
+    /// Enough gas for every payment to a recipient who has no tokens yet, and, as far as a transaction may have it, for one
+    /// among them that cannot be paid.
     pub gas_limit: u64,
 }
 
-/// The gas of a transaction before its first group: 21,000, the contract's entry, the day's sum, and the 200,000 that
-/// the distributor keeps ready for a mint (it uses few of them).
-const GAS_BASE: u64 = 350_000;
+/// The gas of a transaction before its first group: 21,000, the contract's entry, the day's sum, and what the distributor
+/// wants to be left before it mints, beyond what a mint uses: `MINT_GAS`, or `MINT_BATCH_BASE_GAS` and some of each
+/// grant's `MINT_BATCH_GAS`.
+const GAS_BASE: u64 = 400_000;
 
-/// The gas that a group adds: its header in the calldata, and its campaign's sum, read and written.
+/// The gas that a group adds: its header in the calldata, its campaign's sum, read and written, its event, and a mint that
+/// begins anew.
 const GAS_PER_GROUP: u64 = 30_000;
 
-/// The gas that a word of the bitmap adds: read and written for the first time.
-const GAS_PER_WORD: u64 = 23_000;
+/// The gas that a word of the bitmap adds: read and written for the first time, and a mint that begins anew.
+const GAS_PER_WORD: u64 = 26_000;
+
+/// `MINT_BATCH_GRANTS`: so many grants are minted together. If one of them cannot be, their gas is spent in vain before
+/// they are minted one by one.
+const MINTED_TOGETHER: usize = 64;
+
+/// What a grant costs at most where the token mints many together, as `GrantToken` does: 25,500 to a fresh recipient, and
+/// more zeros in the calldata are fewer.
+const GAS_PER_GRANT_TOGETHER: u64 = 26_000;
+
+/// What a grant costs at most in other tokens that do little more than to mint, and with distributors that announce each
+/// payment by itself.
+const GAS_PER_GRANT_ALONE: u64 = 30_000;
 
 /// The gas that publishing a root takes at most: 21,000, the signer's role, two words of storage and an event.
 pub const GAS_OF_CLAIM_ROOT: u64 = 150_000;
 
 /// The most gas that a transaction may have (EIP-7825).
 pub const MAX_TRANSACTION_GAS: u64 = 16_777_216;
+
+/// How many grants there is room for, of so much gas, beside transactions of so many grants.
+#[must_use]
+pub fn room_for(gas: u64, transactions: u64, grants: u64, gas_per_grant: u64) -> usize {
+    let taken = (transactions + 1) * GAS_BASE + grants * gas_per_grant;
+    usize::try_from(gas.saturating_sub(taken) / gas_per_grant).unwrap_or(usize::MAX)
+}
 
 impl Batch {
     /// Packs payments, whole tokens of 10^`decimals` base units, into groups of one campaign and one id prefix, in the
@@ -71,7 +94,7 @@ impl Batch {
         items.sort_unstable();
 
         let mut packed = Vec::with_capacity(items.len() * 40 + 58);
-        let mut gas_limit = GAS_BASE;
+        let mut gas = GAS_BASE;
         for group in items.chunk_by(|a, b| a.0 == b.0 && a.1.0 >> 64 == b.1.0 >> 64) {
             let (campaign, first, ..) = group[0];
             packed.extend(campaign);
@@ -85,8 +108,10 @@ impl Batch {
                 packed.extend(&amount[20..]);
             }
             let words = group.chunk_by(|a, b| a.1.0 >> 8 == b.1.0 >> 8).count() as u64;
-            gas_limit += GAS_PER_GROUP + words * GAS_PER_WORD + group.len() as u64 * gas_per_grant;
+            gas += GAS_PER_GROUP + words * GAS_PER_WORD + group.len() as u64 * gas_per_grant;
         }
+        let in_vain = if items.len() > 1 { items.len().min(MINTED_TOGETHER) as u64 * gas_per_grant } else { 0 };
+        let gas_limit = gas.max(MAX_TRANSACTION_GAS.min(gas + in_vain));
         Self { packed: packed.into(), gas_limit }
     }
 
@@ -120,33 +145,88 @@ pub fn max_decimals() -> u8 {
 /// What the distributor's events of one transaction say of each grant.
 #[must_use]
 pub fn outcomes(logs: &[Log], distributor: Address) -> HashMap<GrantId, Outcome> {
-    use GrantDistributor::{GrantDistributorEvents as Events, GrantPaid, GrantRejected, GrantSkipped};
+    use GrantDistributor::{GrantDistributorEvents as Events, GrantRejected, GrantSkipped};
     let mut outcomes = HashMap::new();
     for log in logs.iter().filter(|log| log.address == distributor) {
+        for Payout { id, .. } in payouts(log).unwrap_or_default() {
+            tell(&mut outcomes, id, Outcome::Paid);
+        }
         let Ok(event) = <Events as alloy::sol_types::SolEventInterface>::decode_log(log) else { continue };
         match event.data {
-            Events::GrantPaid(GrantPaid { id, .. }) => outcomes.insert(GrantId(id), Outcome::Paid),
-            Events::GrantSkipped(GrantSkipped { id }) => outcomes.insert(GrantId(id), Outcome::Skipped),
-            Events::GrantRejected(GrantRejected { id, reason, .. }) => outcomes.insert(GrantId(id), rejection(&reason)),
-            _ => None,
-        };
+            Events::GrantSkipped(GrantSkipped { id }) => tell(&mut outcomes, GrantId(id), Outcome::Skipped),
+            Events::GrantRejected(GrantRejected { id, reason, .. }) => {
+                tell(&mut outcomes, GrantId(id), rejection(&reason));
+            }
+            _ => {}
+        }
     }
     outcomes
 }
 
-/// Finds the events of the payments of some grants, from block `from` on. The distributor makes at most one for each.
-#[must_use]
-pub fn payments_of(ids: &[GrantId], distributor: Address, from: u64) -> Filter {
-    let signature = GrantDistributor::GrantPaid::SIGNATURE_HASH;
-    let ids: Vec<_> = ids.iter().map(|id| B256::from(id.0)).collect();
-    Filter::new().address(distributor).event_signature(signature).topic1(ids).from_block(from)
+/// Two grants of a batch may have the same id, after a restored numbering. If one of them was paid, both count as skipped:
+/// the payment shows whose it was.
+fn tell(outcomes: &mut HashMap<GrantId, Outcome>, id: GrantId, outcome: Outcome) {
+    let is_settled = |outcome: &Outcome| matches!(outcome, Outcome::Paid | Outcome::Skipped);
+    match outcomes.entry(id) {
+        Entry::Vacant(unknown) => drop(unknown.insert(outcome)),
+        Entry::Occupied(mut known) if is_settled(known.get()) || is_settled(&outcome) => {
+            known.insert(Outcome::Skipped);
+        }
+        Entry::Occupied(mut known) => drop(known.insert(outcome)),
+    }
 }
 
-/// Finds the events of all payments in the blocks from one to another, both included.
+/// A payment, as an event of the distributor tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payout {
+    /// Under which id.
+    pub id: GrantId,
+    /// Who was paid.
+    pub recipient: Address,
+    /// How much, in base units.
+    pub amount: U256,
+}
+
+/// The payments that an event of the distributor tells of, in its order: one in a `GrantPaid`, many in a `GrantsPaid`.
+/// `None` if it is another event, or none of the distributor's.
+#[must_use]
+pub fn payouts(log: &Log) -> Option<Vec<Payout>> {
+    use GrantDistributor::{GrantPaid, GrantsPaid};
+    match *log.topics().first()? {
+        GrantPaid::SIGNATURE_HASH => {
+            let GrantPaid { id, to, amount } = GrantPaid::decode_log(log).ok()?.data;
+            Some(vec![Payout { id: GrantId(id), recipient: to, amount }])
+        }
+        GrantsPaid::SIGNATURE_HASH => {
+            let GrantsPaid { prefix, items, .. } = GrantsPaid::decode_log(log).ok()?.data;
+            let (items, rest) = items.as_chunks::<40>();
+            rest.is_empty().then(|| items.iter().map(|item| payout(U256::from(prefix) << 64, item)).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Reads an item as batches have it.
+fn payout(prefix: U256, item: &[u8; 40]) -> Payout {
+    Payout {
+        id: GrantId(prefix | U256::from_be_slice(&item[..8])),
+        recipient: Address::from_slice(&item[8..28]),
+        amount: U256::from_be_slice(&item[28..]),
+    }
+}
+
+/// Finds the events of all payments in the blocks from one to another, both included. [`payouts`] reads them; one of many
+/// payments cannot be asked for by an id.
 #[must_use]
 pub fn payments_between(distributor: Address, from: u64, to: u64) -> Filter {
-    let signature = GrantDistributor::GrantPaid::SIGNATURE_HASH;
-    Filter::new().address(distributor).event_signature(signature).from_block(from).to_block(to)
+    let signatures = vec![GrantDistributor::GrantPaid::SIGNATURE_HASH, GrantDistributor::GrantsPaid::SIGNATURE_HASH];
+    Filter::new().address(distributor).event_signature(signatures).from_block(from).to_block(to)
+}
+
+/// What a grant costs at most, the distributor's part included, unless the operator knows better.
+#[must_use]
+pub fn gas_per_grant(mints_batches: bool) -> u64 {
+    if mints_batches { GAS_PER_GRANT_TOGETHER } else { GAS_PER_GRANT_ALONE }
 }
 
 /// What a token's or the distributor's refusal of one grant means.
@@ -197,7 +277,10 @@ pub fn batch_revert(data: &[u8]) -> BatchRevert {
         Ok(Errors::EnforcedPause(_)) => wait("the distributor is paused"),
         Ok(Errors::AccessControlUnauthorizedAccount(_)) => wait("the signer does not hold SUBMITTER_ROLE"),
         Ok(Errors::DailyCapExceeded(_)) => BatchRevert::Split("the distributor's daily cap is reached".to_owned()),
-        Ok(Errors::NotEnoughGas(_)) => wait("a mint costs more gas than GAS_PER_GRANT allows for"),
+        Ok(Errors::NotEnoughGas(_)) => {
+            BatchRevert::Split("its mints cost more gas than GAS_PER_GRANT allows for".to_owned())
+        }
+        Ok(Errors::MintReturnedFalse(_)) => BatchRevert::Split("the token answered a mint with `false`".to_owned()),
         _ => BatchRevert::Split(revert_text(data)),
     }
 }
@@ -240,11 +323,82 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_block_leaves_room_for_the_rest_of_its_gas() {
+        let gas = 4 * GAS_BASE + 1_000 * 26_000;
+        assert_eq!(room_for(gas, 3, 600, 26_000), 400);
+        assert_eq!([room_for(gas, 3, 1_000, 26_000), room_for(gas, 9, 1_000, 26_000)], [0, 0]);
+        for id in [1, 500] {
+            let payments: Vec<_> = (0..id).map(|id| payment("a", id)).collect();
+            let gas_limit = Batch::pack(&payments, 18, 26_000).gas_limit;
+            let room = room_for(gas_limit, 0, 0, 26_000);
+            assert!(room >= payments.len(), "a transaction of {id} grants has room in its own gas limit: {room}");
+        }
+    }
+
+    #[test]
     fn as_many_payments_as_fit_the_gas_of_a_transaction_are_packed() {
         let payments: Vec<_> = (0..2000).map(|id| payment("a", id)).collect();
         let (count, batch) = Batch::fill(&payments, 18, 30_000);
         assert!(batch.gas_limit <= MAX_TRANSACTION_GAS);
         assert!(count >= 450, "{count}");
+    }
+
+    #[test]
+    fn six_hundred_payments_fit_where_the_token_mints_many_together() {
+        let payments: Vec<_> = (200..800).map(|id| payment("a", id)).collect();
+        let (count, batch) = Batch::fill(&payments, 18, gas_per_grant(true));
+        assert_eq!((count, batch.gas_limit), (600, MAX_TRANSACTION_GAS));
+        let in_vain = 64 * gas_per_grant(true);
+        let (_, batch) = Batch::fill(&payments[..500], 18, gas_per_grant(true));
+        assert!(batch.gas_limit >= 500 * gas_per_grant(true) + in_vain, "one that cannot be paid is paid for");
+    }
+
+    fn logged(event: &impl SolEvent) -> Log {
+        Log { address: Address::repeat_byte(0xd1), data: event.encode_log_data() }
+    }
+
+    fn told_together(prefix: u64, lows: &[u64]) -> Log {
+        let item = |low: &u64| [&low.to_be_bytes()[..], &[0xab; 20], &[0; 10], &[1, 2]].concat();
+        let items = lows.iter().flat_map(item).collect::<Vec<_>>().into();
+        let prefix = alloy::primitives::aliases::U192::from(prefix);
+        logged(&GrantDistributor::GrantsPaid { campaign: keccak256("a"), prefix, items })
+    }
+
+    #[test]
+    fn an_event_tells_of_one_payment_or_of_many() {
+        let dense = |low: u64| GrantId(U256::from(9) << 64 | U256::from(low));
+        let recipient = Address::repeat_byte(0xab);
+        let of = |low| Payout { id: dense(low), recipient, amount: U256::from(0x102) };
+        assert_eq!(payouts(&told_together(9, &[3, u64::MAX])).unwrap(), [of(3), of(u64::MAX)]);
+        assert_eq!(payouts(&told_together(9, &[])).unwrap(), []);
+        let alone = GrantDistributor::GrantPaid { id: dense(3).0, to: recipient, amount: U256::from(0x102) };
+        assert_eq!(payouts(&logged(&alone)).unwrap(), [of(3)]);
+        assert_eq!(payouts(&logged(&GrantDistributor::GrantSkipped { id: dense(3).0 })), None);
+        let cut = GrantDistributor::GrantsPaid {
+            campaign: keccak256("a"),
+            prefix: alloy::primitives::aliases::U192::from(9),
+            items: vec![0; 39].into(),
+        };
+        assert_eq!(payouts(&logged(&cut)), None);
+    }
+
+    #[test]
+    fn an_id_that_two_grants_of_a_batch_have_counts_as_skipped_if_one_was_paid() {
+        let id = U256::from(9) << 64 | U256::ONE;
+        let skipped = logged(&GrantDistributor::GrantSkipped { id });
+        let rejected =
+            GrantDistributor::GrantRejected { id, to: Address::ZERO, amount: U256::ONE, reason: vec![].into() };
+        let rejected = logged(&rejected);
+        let paid = told_together(9, &[1, 2]);
+        let told = |logs: &[&Log]| {
+            let logs: Vec<_> = logs.iter().copied().cloned().collect();
+            outcomes(&logs, Address::repeat_byte(0xd1)).remove(&GrantId(id)).unwrap()
+        };
+        for logs in [[&skipped, &paid], [&paid, &skipped], [&rejected, &paid], [&paid, &rejected]] {
+            assert_eq!(told(&logs), Outcome::Skipped);
+        }
+        assert_eq!(told(&[&paid]), Outcome::Paid);
+        assert!(matches!(told(&[&rejected, &rejected]), Outcome::Rejected(_)));
     }
 
     #[test]

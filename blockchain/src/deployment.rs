@@ -16,6 +16,9 @@ pub struct Deployment {
     pub token: Address,
     /// The token's decimals.
     pub decimals: u8,
+    /// Whether the distributor has many grants minted together: the token can do that, and the distributor is not one of an
+    /// earlier version.
+    pub mints_batches: bool,
     /// Where users without a wallet are paid.
     pub wallets: Wallets,
     /// The block from which on the distributor's events are looked for.
@@ -47,14 +50,14 @@ pub enum Error {
 }
 
 impl Deployment {
-    /// Checks everything that can be wrong with the configuration of the chain, and names all of it at once. `signer` is to
-    /// send the payments. Returns the chain's id too.
+    /// Checks everything that can be wrong with the configuration of the chain, and names all of it at once. `signers` are
+    /// to send the payments. Returns the chain's id too.
     ///
     /// # Errors
     ///
     /// [`Error::Misconfigured`] with every problem, or the chain's error when it does not answer.
-    pub async fn verify(chain: &dyn Chain, signer: Address, addresses: Addresses) -> Result<(Self, u64), Error> {
-        Self::check(chain, Some(signer), addresses).await
+    pub async fn verify(chain: &dyn Chain, signers: &[Address], addresses: Addresses) -> Result<(Self, u64), Error> {
+        Self::check(chain, signers, addresses).await
     }
 
     /// The same for one who only looks, and pays nothing: who holds which role does not matter.
@@ -63,17 +66,17 @@ impl Deployment {
     ///
     /// As [`verify`](Self::verify).
     pub async fn verify_without_signer(chain: &dyn Chain, addresses: Addresses) -> Result<(Self, u64), Error> {
-        Self::check(chain, None, addresses).await
+        Self::check(chain, &[], addresses).await
     }
 
-    async fn check(chain: &dyn Chain, signer: Option<Address>, addresses: Addresses) -> Result<(Self, u64), Error> {
+    async fn check(chain: &dyn Chain, signers: &[Address], addresses: Addresses) -> Result<(Self, u64), Error> {
         let Addresses { distributor, wallet_factory, distributor_block, chain_id: expected } = addresses;
         let mut problems = Vec::new();
         let chain_id = chain.chain_id().await?;
         if let Some(expected) = expected.filter(|expected| *expected != chain_id) {
             problems.push(format!("CHAIN_ID is {expected}, the node at RPC_URL serves chain {chain_id}"));
         }
-        let mut read = Read { chain, signer, problems };
+        let mut read = Read { chain, signers, problems };
         let mut deployment = None;
         if read.is_contract("DISTRIBUTOR_ADDRESS", distributor).await? {
             deployment = read.distributor(distributor).await?;
@@ -84,7 +87,9 @@ impl Deployment {
         }
         match (deployment, wallets) {
             (Some((token, decimals)), Some(wallets)) if read.problems.is_empty() => {
-                Ok((Self { distributor, token, decimals, wallets, block: distributor_block }, chain_id))
+                let mints_batches = read.mints_batches(distributor).await?;
+                let block = distributor_block;
+                Ok((Self { distributor, token, decimals, mints_batches, wallets, block }, chain_id))
             }
             _ => Err(Error::Misconfigured(read.problems)),
         }
@@ -94,8 +99,8 @@ impl Deployment {
 /// Reads contracts, keeping what is wrong with them.
 struct Read<'a> {
     chain: &'a dyn Chain,
-    /// Who is to send payments; `None` if nobody is, and roles do not matter.
-    signer: Option<Address>,
+    /// Who is to send payments; nobody where roles do not matter.
+    signers: &'a [Address],
     problems: Vec<String>,
 }
 
@@ -123,13 +128,13 @@ impl Read<'_> {
     }
 
     async fn distributor(&mut self, distributor: Address) -> chain::Result<Option<(Address, u8)>> {
-        if let Some(signer) = self.signer {
+        for &signer in self.signers {
             let role = keccak256("SUBMITTER_ROLE");
             let call = GrantDistributor::hasRoleCall { role, account: signer };
             let is_submitter = self.chain.view(distributor, &call).await;
             if self.answered("DISTRIBUTOR_ADDRESS is not a GrantDistributor", is_submitter)? == Some(false) {
                 self.problems.push(format!(
-                    "SIGNER_KEY: its account {signer} does not hold SUBMITTER_ROLE at the distributor {distributor}; \
+                    "SIGNER_KEY: the account {signer} does not hold SUBMITTER_ROLE at the distributor {distributor}; \
                      an admin grants it with grantRole({role}, {signer})"
                 ));
             }
@@ -148,7 +153,7 @@ impl Read<'_> {
                 max_decimals()
             ));
         }
-        if self.signer.is_none() {
+        if self.signers.is_empty() {
             return Ok(Some((token, decimals)));
         }
         // A token of another make may name its roles otherwise; a mint that it refuses is reported grant by grant.
@@ -161,6 +166,14 @@ impl Read<'_> {
             Ok(true) | Err(_) => {}
         }
         Ok(Some((token, decimals)))
+    }
+
+    /// A distributor of an earlier version does not know the question.
+    async fn mints_batches(&self, distributor: Address) -> chain::Result<bool> {
+        match self.chain.view(distributor, &GrantDistributor::mintsBatchesCall {}).await {
+            Err(error) if error.is_passing() => Err(error),
+            answer => Ok(answer.unwrap_or(false)),
+        }
     }
 
     async fn wallets(&mut self, factory: Address) -> chain::Result<Option<Wallets>> {

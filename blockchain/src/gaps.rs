@@ -4,12 +4,11 @@
 //! or a chain that was restored from an older copy, has taken transactions away. Nothing behind such a gap can be mined, so
 //! its transactions are opened again: the same bytes, at the same nonces.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::db;
 use shared::worker::{Progress, Worker};
-use tokio::sync::Notify;
 
 use crate::chain::{self, At};
 use crate::fees::{Fees, TooExpensive};
@@ -46,8 +45,6 @@ pub struct GapRepairer {
     pub max_fee_per_gas: u64,
     /// Where the gap begins that was seen, and since when.
     pub seen: Mutex<Option<(u64, DateTime<Utc>)>>,
-    /// Notified when there is something to send.
-    pub reopened: Arc<Notify>,
 }
 
 /// How far ahead of the chain nonces are repaired: what is opened again is looked after until it is mined.
@@ -75,7 +72,7 @@ impl Worker for GapRepairer {
         }
         // What is missing behind the window has been missing for as long.
         *self.seen() = missing.map(|nonce| (nonce, since));
-        self.reopened.notify_one();
+        self.sender.sent.notify_one();
         Ok(Progress::Idle)
     }
 }

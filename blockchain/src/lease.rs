@@ -82,13 +82,14 @@ impl Worker for Holder {
         let (now, is_held) = (self.sender.clock.now(), self.sender.lane().is_some());
         let until = now + self.duration;
         // Should what follows fail, the lease runs out all the same.
-        metrics::gauge!("lane_held").set(u8::from(is_held));
+        let gauge = metrics::gauge!("lane_held", "signer" => self.sender.id.signer());
+        gauge.set(u8::from(is_held));
         let Some(lane) = self.sender.store.lease(self.sender.id, &self.owner, now, until).await? else {
             if self.sender.lease.held().is_some() {
                 tracing::warn!(signer = %self.sender.id.signer, "another process has taken the lane, standing by");
                 self.sender.lease.set(None);
             }
-            metrics::gauge!("lane_held").set(0);
+            gauge.set(0);
             return Ok(Progress::Idle);
         };
         if self.sender.lease.held().is_none_or(|held| held.lane != lane) {
@@ -100,7 +101,7 @@ impl Worker for Holder {
             tracing::info!(signer = %self.sender.id.signer, fence = lane.fence, next_nonce, pending_nonce, "lane taken");
         }
         self.sender.lease.set(Some(Held { lane, until }));
-        metrics::gauge!("lane_held").set(1);
+        gauge.set(1);
         self.taken.notify_one();
         Ok(Progress::Idle)
     }

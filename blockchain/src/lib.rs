@@ -13,6 +13,7 @@ pub mod contract;
 pub mod deploy;
 pub mod deployment;
 pub mod domain;
+pub mod earlier;
 pub mod fees;
 pub mod finality;
 pub mod gaps;
@@ -47,22 +48,24 @@ use shared::telemetry::{self, PrometheusHandle};
 use shared::worker::{Schedule, until_reachable};
 use shared::{db, http};
 use tokio::sync::Notify;
+use url::Url;
 
 use crate::api::Switchboard;
 use crate::audit::auditor::Auditor;
 use crate::audit::periodic::{FOLLOW, PeriodicAudit};
-use crate::chain::{Chain, Rpc};
+use crate::chain::{Chain, Rpc, heads};
 use crate::config::{ChainSettings, Config};
 use crate::confirmer::Confirmer;
 use crate::deployment::Deployment;
 use crate::domain::Currency;
+use crate::earlier::Earlier;
 use crate::gaps::GapRepairer;
 use crate::lease::{Holder, Lease};
 use crate::monitor::Monitor;
 use crate::observe::Observations;
 use crate::sender::Sender;
 use crate::signer::Signer;
-use crate::store::{LaneId, Store};
+use crate::store::{LaneId, QUEUE_CHANNEL, Store};
 use crate::submitter::Submitter;
 use crate::subscriber::Subscriber;
 
@@ -166,7 +169,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 ///
 /// When it cannot start: the configuration, the database or the port.
 pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle) -> anyhow::Result<ExitCode> {
-    let (settings, key) = config.validate()?;
+    let (settings, keys) = config.validate()?;
+    let _sole = db::sole_process(&config.database_url).await.context("cannot use the database of DATABASE_URL")?;
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;
@@ -176,15 +180,16 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let starting = api::starting_routes(health.clone());
     let routes = Routes::new(http::with_common_routes(starting, health.clone(), metrics.clone()));
     lifecycle.spawn("http", routes.serve(listener, lifecycle.shutdown()));
-    let Some(found) = lifecycle.start(find(&config, &settings, key, &needs)).await? else {
+    let Some(found) = lifecycle.start(find(&config, &settings, keys, &needs)).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let Found { store, chain, signer, deployment, lane } = found;
+    let Found { store, chain, signers, deployment, chain_id } = found;
 
     let observations = Arc::new(Observations::default());
-    let [outbox_ready, queue_ready, sent, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
+    let [outbox_ready, queue_ready, created] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let database = needs.database.clone();
-    let monitor = Arc::new(Monitor::new(store.clone(), Arc::clone(&chain), lane.signer, clock.clone(), database));
+    let accounts = signers.iter().map(Signer::address).collect();
+    let monitor = Arc::new(Monitor::new(store.clone(), Arc::clone(&chain), accounts, clock.clone(), database));
 
     let stats = api::Stats {
         store: store.clone(),
@@ -192,13 +197,13 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
         observations: Arc::clone(&observations),
         clock: clock.clone(),
         started_at: clock.now(),
-        lane,
+        chain_id,
         deployment,
     };
     let letters = DeadLetters::new(store.database().clone(), clock.clone(), Arc::clone(&outbox_ready));
     let switchboard = Switchboard { store: store.clone(), clock: clock.clone(), queue_ready: Arc::clone(&queue_ready) };
     let routes_now = api::routes(health.clone(), stats, letters.clone(), switchboard);
-    routes.replace(http::with_common_routes(routes_now, health, metrics));
+    routes.replace(http::with_common_routes(routes_now, health.clone(), metrics));
 
     lifecycle.work(monitor, Schedule::polled("monitor", Duration::from_secs(2), needs.chain));
     lifecycle
@@ -214,18 +219,34 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     let auditor = Auditor {
         observations: Arc::clone(&observations),
         outbox_ready: Arc::clone(&outbox_ready),
-        ..Auditor::new(&config, &settings, &store, &chain, deployment, lane.chain_id, clock.clone())?
+        ..Auditor::new(&config, &settings, &store, &chain, deployment, chain_id, clock.clone())?
     };
     // Its own health: what it finds, and what it alone depends on, must not take the service out of rotation.
     let auditing = Health::default().dependency("auditing");
     lifecycle.work(PeriodicAudit::new(auditor, config.audit_every()), Schedule::polled("auditor", FOLLOW, auditing));
-    let lease = Lease::new(clock.clone());
-    let sender = Sender { id: lane, store: store.clone(), chain, signer, clock: clock.clone(), lease };
-    let wakes = Wakes { queue_ready: Arc::clone(&queue_ready), sent, outbox_ready: Arc::clone(&outbox_ready) };
-    let holder = work_on_lane(&mut lifecycle, &config, &sender, deployment, &observations, &wakes, needs.lane);
+    let lanes = signers.len();
+    let payers = Payers {
+        config: &config,
+        health: &health,
+        store: &store,
+        chain: &chain,
+        chain_id,
+        deployment,
+        clock: &clock,
+        observations: &observations,
+        queue_ready: &queue_ready,
+        outbox_ready: &outbox_ready,
+    };
+    let holders = payers.start(&mut lifecycle, signers, settings.ws_url, needs.submitting);
+    let listening =
+        db::listen(config.database_url.clone(), QUEUE_CHANNEL, Arc::clone(&queue_ready), lifecycle.shutdown());
+    lifecycle.spawn("listener", async {
+        listening.await;
+        Ok(())
+    });
 
     let Deployment { wallets, token, decimals, .. } = deployment;
-    let currency = Currency { chain_id: lane.chain_id, token, decimals };
+    let currency = Currency { chain_id, token, decimals };
     let consumer = Subscriber { store: store.clone(), clock, wallets, currency, queue_ready, outbox_ready };
     let inbox = Inbox { bus, topic: Topic::Requests, streams: config.pubsub.streams, created, consumer, letters };
     let shutdown = lifecycle.shutdown();
@@ -237,83 +258,119 @@ pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle)
     tracing::info!(
         address = %config.listen_address,
         project = config.pubsub.project,
-        chain_id = lane.chain_id,
-        signer = %lane.signer,
+        chain_id,
+        lanes,
         distributor = %deployment.distributor,
         token = %deployment.token,
         "blockchain service is up"
     );
     let exit = lifecycle.run().await;
-    if let Err(error) = holder.release().await {
-        tracing::warn!(%error, "the lane is not given back, it is free when its lease runs out");
+    for holder in holders {
+        if let Err(error) = holder.release().await {
+            tracing::warn!(%error, "a lane is not given back, it is free when its lease runs out");
+        }
     }
     store.database().close().await;
     Ok(exit)
 }
 
-/// What wakes the workers of a lane.
-struct Wakes {
+/// What pays: the lanes, and what serves all of them.
+struct Payers<'a> {
+    config: &'a Config,
+    health: &'a Health,
+    store: &'a Store,
+    chain: &'a Arc<dyn Chain>,
+    chain_id: u64,
+    deployment: Deployment,
+    clock: &'a Clock,
+    observations: &'a Arc<Observations>,
     /// There are payments to send, or room to send them.
-    queue_ready: Arc<Notify>,
-    /// A transaction was sent.
-    sent: Arc<Notify>,
-    /// There is something to publish.
-    outbox_ready: Arc<Notify>,
+    queue_ready: &'a Arc<Notify>,
+    outbox_ready: &'a Arc<Notify>,
 }
 
-/// Starts everything that works on the lane; returns the holder of its lease.
-fn work_on_lane(
-    lifecycle: &mut Lifecycle,
-    config: &Config,
-    sender: &Sender,
-    deployment: Deployment,
-    observations: &Arc<Observations>,
-    wakes: &Wakes,
-    needs: LaneNeeds,
-) -> Arc<Holder> {
-    let holder = Arc::new(Holder {
-        sender: sender.clone(),
-        owner: ascending_uuid(sender.clock.now()).to_string(),
-        duration: config.lane_lease(),
-        taken: Arc::clone(&wakes.queue_ready),
-    });
-    let renew_every = config.lane_lease().to_std().unwrap_or_default() / 5;
-    lifecycle.work(Arc::clone(&holder), Schedule::polled("lease", renew_every, needs.lease));
-    lifecycle.work(
-        Submitter {
+impl Payers<'_> {
+    /// Starts a lane for each signer, and the submitter that serves all of them; returns the holders of their leases.
+    fn start(
+        &self,
+        lifecycle: &mut Lifecycle,
+        signers: Vec<Signer>,
+        ws_url: Option<Url>,
+        submitting: Dependency,
+    ) -> Vec<Arc<Holder>> {
+        let sender = |signer: Signer| Sender {
+            id: LaneId { chain_id: self.chain_id, signer: signer.address() },
+            store: self.store.clone(),
+            chain: Arc::clone(self.chain),
+            signer,
+            clock: self.clock.clone(),
+            lease: Lease::new(self.clock.clone()),
+            sent: Arc::default(),
+        };
+        let senders: Vec<_> = signers.into_iter().map(sender).collect();
+        let holders = senders.iter().map(|sender| self.work_on_lane(lifecycle, sender)).collect();
+        if let Some(url) = ws_url {
+            let woken = senders.iter().map(|sender| Arc::clone(&sender.sent)).collect();
+            let watching = heads::watch(url, woken, lifecycle.shutdown());
+            lifecycle.spawn("heads", async {
+                watching.await;
+                Ok(())
+            });
+        }
+        let limits = self.config.limits(self.deployment.mints_batches);
+        lifecycle.work(
+            Submitter {
+                store: self.store.clone(),
+                chain: Arc::clone(self.chain),
+                clock: self.clock.clone(),
+                senders,
+                deployment: self.deployment,
+                limits,
+                allowed: AtomicUsize::new(limits.batch_grants),
+                observations: Arc::clone(self.observations),
+                outbox_ready: Arc::clone(self.outbox_ready),
+            },
+            Schedule::woken("submitter", Arc::clone(self.queue_ready), Duration::from_secs(1), submitting),
+        );
+        holders
+    }
+
+    /// Starts everything that works on one lane alone; returns the holder of its lease.
+    fn work_on_lane(&self, lifecycle: &mut Lifecycle, sender: &Sender) -> Arc<Holder> {
+        let Self { config, health, deployment, observations, queue_ready, outbox_ready, .. } = *self;
+        let [lease, confirming, nonces] = ["lease", "confirming", "nonces"].map(|name| health.dependency(name));
+        let holder = Arc::new(Holder {
             sender: sender.clone(),
-            deployment,
-            limits: config.limits(),
-            allowed: AtomicUsize::new(config.limits().batch_grants),
-            observations: Arc::clone(observations),
-            sent: Arc::clone(&wakes.sent),
-            outbox_ready: Arc::clone(&wakes.outbox_ready),
-        },
-        Schedule::woken("submitter", Arc::clone(&wakes.queue_ready), Duration::from_secs(1), needs.submitting),
-    );
-    lifecycle.work(
-        GapRepairer {
-            sender: sender.clone(),
-            patience: config.rules().patience.resend_after,
-            max_fee_per_gas: config.max_fee_per_gas(),
-            seen: Mutex::default(),
-            reopened: Arc::clone(&wakes.sent),
-        },
-        Schedule::polled("gaps", Duration::from_secs(1), needs.gaps),
-    );
-    lifecycle.work(
-        Confirmer {
-            sender: sender.clone(),
-            deployment,
-            rules: config.rules(),
-            observations: Arc::clone(observations),
-            settled_head: AtomicU64::new(0),
-            settled: Arc::clone(&wakes.queue_ready),
-            outbox_ready: Arc::clone(&wakes.outbox_ready),
-        },
-        Schedule::woken("confirmer", Arc::clone(&wakes.sent), Duration::from_millis(200), needs.confirming),
-    );
-    holder
+            owner: ascending_uuid(sender.clock.now()).to_string(),
+            duration: config.lane_lease(),
+            taken: Arc::clone(queue_ready),
+        });
+        let renew_every = config.lane_lease().to_std().unwrap_or_default() / 5;
+        lifecycle.work(Arc::clone(&holder), Schedule::polled("lease", renew_every, lease));
+        lifecycle.work(
+            GapRepairer {
+                sender: sender.clone(),
+                patience: config.rules().patience.resend_after,
+                max_fee_per_gas: config.max_fee_per_gas(),
+                seen: Mutex::default(),
+            },
+            Schedule::polled("gaps", Duration::from_secs(1), nonces),
+        );
+        lifecycle.work(
+            Confirmer {
+                sender: sender.clone(),
+                deployment,
+                rules: config.rules(),
+                earlier: Earlier::new(sender, &deployment, config.confirmations, config.audit_max_blocks),
+                observations: Arc::clone(observations),
+                settled_head: AtomicU64::new(0),
+                made_room: Arc::clone(queue_ready),
+                outbox_ready: Arc::clone(outbox_ready),
+            },
+            Schedule::woken("confirmer", Arc::clone(&sender.sent), Duration::from_millis(200), confirming),
+        );
+        holder
+    }
 }
 
 /// What the service needs, each with the component that reports on it.
@@ -322,15 +379,7 @@ struct Needs {
     pubsub: Dependency,
     publishing: Dependency,
     chain: Dependency,
-    lane: LaneNeeds,
-}
-
-/// What the workers of a lane report on.
-struct LaneNeeds {
-    lease: Dependency,
     submitting: Dependency,
-    confirming: Dependency,
-    gaps: Dependency,
 }
 
 impl Needs {
@@ -340,12 +389,7 @@ impl Needs {
             pubsub: health.dependency("pubsub"),
             publishing: health.dependency("publishing"),
             chain: health.dependency("chain"),
-            lane: LaneNeeds {
-                lease: health.dependency("lease"),
-                submitting: health.dependency("submitting"),
-                confirming: health.dependency("confirming"),
-                gaps: health.dependency("nonces"),
-            },
+            submitting: health.dependency("submitting"),
         }
     }
 }
@@ -354,16 +398,16 @@ impl Needs {
 struct Found {
     store: Store,
     chain: Arc<dyn Chain>,
-    signer: Signer,
+    signers: Vec<Signer>,
     deployment: Deployment,
-    lane: LaneId,
+    chain_id: u64,
 }
 
 /// Waits for the database and the chain where they are away; fails where they are not what they should be.
 async fn find(
     config: &Config,
     settings: &ChainSettings,
-    key: PrivateKeySigner,
+    keys: Vec<PrivateKeySigner>,
     needs: &Needs,
 ) -> anyhow::Result<Found> {
     let store =
@@ -371,14 +415,14 @@ async fn find(
             .await
             .context("cannot open the database of DATABASE_URL")?;
 
-    let signer = Signer::new(key);
+    let signers: Vec<_> = keys.into_iter().map(Signer::new).collect();
+    let accounts: Vec<_> = signers.iter().map(Signer::address).collect();
     let chain = Rpc::connect(&settings.rpc_urls)?;
     let passing = |error: &deployment::Error| matches!(error, deployment::Error::Chain(e) if e.is_passing());
     let (deployment, chain_id) = until_reachable(&needs.chain, passing, async || {
-        Deployment::verify(&chain, signer.address(), settings.addresses).await
+        Deployment::verify(&chain, &accounts, settings.addresses).await
     })
     .await?;
-    let lane = LaneId { chain_id, signer: signer.address() };
     for (host, node) in chain.each() {
         match node.chain_id().await {
             Ok(id) => ensure!(id == chain_id, "RPC_URL: the node at {host} serves chain {id}, another one {chain_id}"),
@@ -386,5 +430,5 @@ async fn find(
         }
     }
     chain.expect_chain(chain_id);
-    Ok(Found { store, chain: Arc::new(chain), signer, deployment, lane })
+    Ok(Found { store, chain: Arc::new(chain), signers, deployment, chain_id })
 }

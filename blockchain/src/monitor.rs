@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use alloy::primitives::utils::format_ether;
 use alloy::primitives::{Address, U256};
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use shared::clock::Clock;
 use shared::db;
 use shared::health::Dependency;
@@ -29,7 +30,9 @@ pub enum Error {
 pub struct Seen {
     /// The newest block.
     pub block_number: u64,
-    /// The signer's balance in wei.
+    /// The signer that holds the least.
+    pub signer: Address,
+    /// What it holds, in wei.
     pub signer_balance: U256,
 }
 
@@ -38,7 +41,7 @@ pub struct Seen {
 pub struct Monitor {
     store: Store,
     chain: Arc<dyn Chain>,
-    signer: Address,
+    signers: Vec<Address>,
     clock: Clock,
     database: Dependency,
     seen: Mutex<Seen>,
@@ -47,8 +50,8 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor of this chain and queue, which reports on `database` too.
     #[must_use]
-    pub fn new(store: Store, chain: Arc<dyn Chain>, signer: Address, clock: Clock, database: Dependency) -> Self {
-        Self { store, chain, signer, clock, database, seen: Mutex::default() }
+    pub fn new(store: Store, chain: Arc<dyn Chain>, signers: Vec<Address>, clock: Clock, database: Dependency) -> Self {
+        Self { store, chain, signers, clock, database, seen: Mutex::default() }
     }
 
     async fn measure_queue(&self) -> db::Result<()> {
@@ -77,12 +80,19 @@ impl Worker for Monitor {
             Ok(()) => self.database.up(),
             Err(error) => self.database.down(&error),
         }
-        let (head, signer_balance) = tokio::try_join!(self.chain.head(), self.chain.balance(self.signer))?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { block_number: head.number, signer_balance };
+        let head = self.chain.head().await?;
+        let balances = self.signers.iter().map(async |signer| Ok((self.chain.balance(*signer).await?, *signer)));
+        let balances: Vec<_> = try_join_all(balances).await.map_err(|error: chain::Error| error)?;
+        for (balance, signer) in &balances {
+            metrics::gauge!("signer_balance_ether", "signer" => signer.to_string())
+                .set(format_ether(*balance).parse().unwrap_or(0.0));
+        }
+        let (signer_balance, signer) = balances.into_iter().min().unwrap_or_default();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) =
+            Seen { block_number: head.number, signer, signer_balance };
         metrics::gauge!("chain_block_number").set(count(head.number));
-        metrics::gauge!("signer_balance_ether").set(format_ether(signer_balance).parse().unwrap_or(0.0));
         if signer_balance.is_zero() {
-            return Err(Error::NoFunds(self.signer));
+            return Err(Error::NoFunds(signer));
         }
         Ok(Progress::Idle)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use alloy::primitives::{Address, B256};
 use shared::clock::Clock;
 use shared::{db, fail_point};
+use tokio::sync::Notify;
 
 use crate::chain::{self, Chain, Refusal};
 use crate::lease::Lease;
@@ -46,6 +47,8 @@ pub struct Sender {
     pub clock: Clock,
     /// The right to send.
     pub lease: Lease,
+    /// Notified when there is something to follow: what was sent, or is open again.
+    pub sent: Arc<Notify>,
 }
 
 impl Sender {

@@ -22,19 +22,21 @@ pub use lane::{Lane, LaneId};
 pub use receive::Received;
 use secrecy::SecretString;
 pub use seen_ledger::SeenLedger;
-use serde::Serialize;
 pub use settle::{Ended, Settlement, Verdict};
 use shared::db::{self, Database};
 use shared::event::Terms;
-use shared::id::{RequestId, WalletAddress};
+use shared::id::WalletAddress;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 pub use stats::{InFlight, Queue, Tally};
-pub use transactions::{NewTransaction, Reopened};
+pub use transactions::{NewTransaction, Reopened, Taken};
 
 use crate::domain::Payment;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// What wakes the submitters of all processes: there are payments to send.
+pub const QUEUE_CHANNEL: &str = "payment_queue";
 
 /// The store; clones share its connections.
 #[derive(Debug, Clone)]
@@ -87,13 +89,6 @@ fn payment(row: &AnyRow) -> db::Result<Payment> {
     })
 }
 
-/// One element of `json_each($1)` where a query needs request ids alone.
-#[derive(Debug, Serialize)]
-struct Key<'a> {
-    request_id: &'a RequestId,
-}
-
 fn keys<'a>(payments: impl IntoIterator<Item = &'a Payment>) -> String {
-    let keys: Vec<_> = payments.into_iter().map(|payment| Key { request_id: &payment.request_id }).collect();
-    db::rows(&keys)
+    db::keys(payments.into_iter().map(|payment| &payment.request_id))
 }

@@ -6,7 +6,8 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use alloy::primitives::{Address, B256, Bytes, Log, U256};
+use alloy::primitives::aliases::U192;
+use alloy::primitives::{Address, B256, Bytes, Log, LogData, U256};
 use alloy::rpc::types::Filter;
 use alloy::sol_types::SolEvent as _;
 use async_trait::async_trait;
@@ -14,9 +15,10 @@ use blockchain::audit::Kind;
 use blockchain::audit::auditor::Auditor;
 use blockchain::audit::reader::{Chunk, Error, Reader, Reading};
 use blockchain::chain::{self, At, Block, Call, Chain, LogEntry, Receipt};
-use blockchain::contract::GrantDistributor::GrantPaid;
+use blockchain::contract::GrantDistributor::{GrantPaid, GrantsPaid};
 use blockchain::deployment::Deployment;
 use blockchain::domain::{Demand, Ending, GrantId, Paid, Payment, Wallets};
+use blockchain::earlier::Earlier;
 use blockchain::finality::Finality;
 use blockchain::store::{Settlement, Source, Store, Verdict};
 use chrono::TimeDelta;
@@ -58,6 +60,16 @@ impl Shared {
     }
 }
 
+fn paid(grant: u64) -> LogData {
+    GrantPaid { id: U256::from(grant), to: Address::repeat_byte(1), amount: U256::from(7) }.encode_log_data()
+}
+
+fn paid_together(grants: &[u64]) -> LogData {
+    let item = |grant: &u64| [&grant.to_be_bytes()[..], &[1; 20], &[0; 11], &[7]].concat();
+    let items = grants.iter().flat_map(item).collect::<Vec<_>>().into();
+    GrantsPaid { campaign: B256::ZERO, prefix: U192::ZERO, items }.encode_log_data()
+}
+
 fn refused(message: &str) -> chain::Error {
     chain::Error::Node { code: -32_005, message: message.to_owned() }
 }
@@ -91,10 +103,13 @@ impl Chain for Shared {
         let mut logs = Vec::new();
         for number in (from..=to).filter(|number| !node.silent.contains(number)) {
             let Some((hash, grants)) = node.blocks.get(usize::try_from(number).unwrap()) else { continue };
-            for (log_index, grant) in (0..).zip(grants) {
-                let paid = GrantPaid { id: U256::from(*grant), to: Address::repeat_byte(1), amount: U256::from(7) };
+            // Every second of these blocks tells of its payments in one event.
+            let together = number % 20 == 19;
+            let told = grants.chunks(if together { grants.len().max(1) } else { 1 });
+            for (log_index, grants) in (0..).zip(told) {
+                let data = if together { paid_together(grants) } else { paid(grants[0]) };
                 logs.push(LogEntry {
-                    log: Log { address, data: paid.encode_log_data() },
+                    log: Log { address, data },
                     transaction_hash: *hash,
                     block_number: number,
                     block_hash: *hash,
@@ -136,7 +151,7 @@ impl Chain for Shared {
         unreachable!("a reader does not ask")
     }
 
-    async fn receipt(&self, _: B256) -> chain::Result<Option<Receipt>> {
+    async fn receipts(&self, _: &[B256]) -> chain::Result<Vec<Option<Receipt>>> {
         unreachable!("a reader does not ask")
     }
 }
@@ -311,7 +326,14 @@ async fn a_payment_is_missing_only_after_a_second_look() {
         store,
         clock: reader.clock.clone(),
         reader,
-        deployment: Deployment { distributor: DISTRIBUTOR, token: Address::ZERO, decimals: 0, wallets, block: 5 },
+        deployment: Deployment {
+            distributor: DISTRIBUTOR,
+            token: Address::ZERO,
+            decimals: 0,
+            mints_batches: true,
+            wallets,
+            block: 5,
+        },
         campaign: None,
         grace: TimeDelta::zero(),
         repair: true,
@@ -330,6 +352,60 @@ async fn a_payment_is_missing_only_after_a_second_look() {
     assert_eq!(missing().await, Some(1));
     node.change(|node| node.silent.clear());
     assert_eq!(missing().await, None);
+}
+
+/// Which of these grants are found to have been paid, in which blocks.
+async fn found(earlier: &Earlier, node: &Shared, grants: &[u64]) -> Vec<(u64, u64)> {
+    let ids: Vec<_> = grants.iter().map(|grant| GrantId(U256::from(*grant))).collect();
+    let found = earlier.payments(node, &ids).await.unwrap();
+    let mut found: Vec<_> = found.iter().map(|(id, paid)| (id.0.to(), paid.block_number)).collect();
+    found.sort_unstable();
+    found
+}
+
+fn earlier(stage: &Stage, max_blocks: u64) -> Earlier {
+    let Reader { store, chain, clock, source, finality, .. } = &stage.reader;
+    let (store, chain, clock) = (store.clone(), Arc::clone(chain), clock.clone());
+    let reader = Reader { store, chain, clock, source: *source, finality: *finality, chunk: Chunk::new(max_blocks) };
+    Earlier::over(reader, max_blocks)
+}
+
+#[tokio::test]
+async fn earlier_payments_are_found_where_they_were_read_and_where_they_were_not() {
+    let mut stage = Stage::set(Node { blocks: blocks(0), ..Node::default() }).await;
+    stage.reader.finality = Finality::Blocks(41);
+    assert_eq!(stage.read().await, 60);
+    let earlier = earlier(&stage, 50);
+    stage.node.asked();
+    assert_eq!(found(&earlier, &stage.node, &[1019, 9]).await, [(9, 9), (1019, 19)]);
+    assert_eq!(stage.node.asked(), [], "what was read is not asked for");
+    assert_eq!(found(&earlier, &stage.node, &[19, 1079, 69]).await, [(19, 19), (69, 69), (1079, 79)]);
+    assert_eq!(found(&earlier, &stage.node, &[1099, 55]).await, [(1099, 99)]);
+    assert_eq!(found(&earlier, &stage.node, &[]).await, []);
+}
+
+#[tokio::test]
+async fn no_more_is_asked_for_than_an_answer_may_hold_and_the_reader_catches_up() {
+    let stage = Stage::set(Node { blocks: blocks(0), max_blocks: Some(10), ..Node::default() }).await;
+    let earlier = earlier(&stage, 10);
+    assert_eq!(found(&earlier, &stage.node, &[9, 79]).await, [(9, 9)]);
+    assert!(stage.node.asked().iter().all(|(from, to)| *from >= 5 && *to < 15));
+    stage.read().await;
+    assert_eq!(found(&earlier, &stage.node, &[9, 79]).await, [(9, 9), (79, 79)]);
+}
+
+#[tokio::test]
+async fn what_a_node_had_left_out_is_found_in_the_end() {
+    let stage = Stage::set(Node { blocks: blocks(0), silent: vec![29, 39], ..Node::default() }).await;
+    stage.read().await;
+    stage.node.change(|node| node.silent.clear());
+    let earlier = earlier(&stage, 10);
+    let mut looks = 0;
+    while found(&earlier, &stage.node, &[1029, 39]).await.len() < 2 {
+        looks += 1;
+        assert!(looks < 20);
+    }
+    assert_eq!(stage.kept().await, events(&blocks(0)), "and kept");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, B256, U256};
 use blockchain::audit::{ChainPayment, Claim};
-use blockchain::domain::{Demand, Ending, GrantId, Paid, Payment};
+use blockchain::domain::{Demand, Ending, Failure, GrantId, Paid, Payment};
 use blockchain::store::{Cursor, Settlement, Source, Span, Store, Verdict};
 use chrono::{DateTime, Utc};
 use shared::clock::from_micros;
@@ -26,7 +26,7 @@ on_both_databases! {
     pages_of_events_show_each_once_and_say_which_are_known,
     pages_of_the_ledger_show_each_payment_once,
     strangers_are_those_whom_the_ledger_does_not_know,
-    a_payment_whose_transaction_has_ended_without_it_is_queued_again,
+    payments_that_the_chain_has_paid_after_all_are_queued_again,
 }
 
 /// Databases of tests live as long as the process.
@@ -235,9 +235,11 @@ async fn strangers_are_those_whom_the_ledger_does_not_know(store: Store) {
     assert_eq!(strangers(Some((3, None)), None, &[], 6).await, [], "beyond the horizon");
 }
 
-async fn a_payment_whose_transaction_has_ended_without_it_is_queued_again(store: Store) {
-    let payments: Vec<_> = (0..2).map(payment).collect();
+async fn payments_that_the_chain_has_paid_after_all_are_queued_again(store: Store) {
+    let payments: Vec<_> = (0..3).map(payment).collect();
     store.receive(&demands(&payments), 18, at(0)).await.unwrap();
+    let cancelled = (payments[2].clone(), Verdict::Ended(Ending::Failed(Failure::cancelled())));
+    store.settle(&Settlement { transaction: None, verdicts: vec![cancelled] }, at(0)).await.unwrap();
     // Nothing that we know leaves a payment like this; whatever does, must not lose it.
     let mut tx = store.database().begin("test").await.unwrap();
     for statement in [
@@ -251,9 +253,11 @@ async fn a_payment_whose_transaction_has_ended_without_it_is_queued_again(store:
     tx.commit().await.unwrap();
     let claims =
         async || -> Vec<_> { store.ledger_after(None, 10).await.unwrap().into_iter().map(|row| row.claim).collect() };
-    assert_eq!(claims().await, [Claim::Waiting, Claim::UnderWay]);
+    let failed = async || store.tally().await.unwrap().failed_grants;
+    assert_eq!((claims().await, failed().await), (vec![Claim::Waiting, Claim::UnderWay, Claim::Failed], 1));
     store.requeue(&payments).await.unwrap();
-    assert_eq!(claims().await, [Claim::Waiting, Claim::UnderWay]);
-    let queued = store.queued(10, at(100)).await.unwrap();
-    assert_eq!(queued.into_iter().map(|(payment, _)| payment).collect::<Vec<_>>(), payments[..1]);
+    assert_eq!((claims().await, failed().await), (vec![Claim::Waiting, Claim::UnderWay, Claim::Waiting], 0));
+    let queued = store.take_queued(10, at(100)).await.unwrap().payments;
+    let queued: Vec<_> = queued.into_iter().map(|(payment, _)| payment).collect();
+    assert_eq!(queued, [payments[0].clone(), payments[2].clone()]);
 }

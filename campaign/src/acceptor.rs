@@ -1,12 +1,14 @@
 //! Accepts requests: concurrent ones share one transaction, and each is answered after the commit.
 //!
-//! The queue is bounded. When it is full the caller is refused at once rather than kept waiting, and nothing is stored.
+//! The queue is bounded. When it is full the caller is refused at once rather than kept waiting, and nothing is stored; nor
+//! is anything for a caller that has hung up by its turn.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use shared::clock::Clock;
 use shared::db;
+use shared::pace::{PACE, Pace};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,9 @@ const QUEUE: usize = 4096;
 
 /// The most requests that share one transaction.
 const BATCH: usize = 500;
+
+/// So many requests do not wait for more to share their transaction.
+const ENOUGH: usize = 64;
 
 /// The request was not accepted, and may be sent again.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,7 @@ pub enum Refused {
 struct Waiting {
     arrival: Arrival,
     answer: oneshot::Sender<Decision>,
+    since: Instant,
 }
 
 /// Hands requests to the writer; clones share its queue.
@@ -51,7 +57,7 @@ impl Acceptor {
     /// When nothing was stored.
     pub async fn accept(&self, arrival: Arrival) -> Result<Decision, Refused> {
         let (answer, decision) = oneshot::channel();
-        self.queue.try_send(Waiting { arrival, answer }).map_err(|error| match error {
+        self.queue.try_send(Waiting { arrival, answer, since: Instant::now() }).map_err(|error| match error {
             TrySendError::Full(_) => Refused::QueueFull,
             TrySendError::Closed(_) => Refused::NotStored,
         })?;
@@ -81,6 +87,7 @@ impl Writer {
     /// is `stopped`: a client that keeps its connection open keeps an acceptor too.
     pub async fn run(mut self, stopped: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut pace = Pace::new(PACE);
         loop {
             let received = tokio::select! {
                 biased;
@@ -90,14 +97,34 @@ impl Writer {
             if received == 0 {
                 return;
             }
+            // Clients that wait for their answers send no more meanwhile: enough of them do not wait for others.
+            while batch.len() < ENOUGH {
+                tokio::select! {
+                    biased;
+                    more = self.queue.recv_many(&mut batch, ENOUGH) => if more == 0 { break },
+                    () = pace.due() => break,
+                }
+            }
+            pace.begin();
             self.commit(std::mem::take(&mut batch)).await;
         }
     }
 
-    async fn commit(&self, batch: Vec<Waiting>) {
-        let (arrivals, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|Waiting { arrival, answer }| (arrival, answer)).unzip();
+    async fn commit(&self, mut batch: Vec<Waiting>) {
+        // Who has hung up asks again if it matters; to do the work of those too is what keeps a service that is behind from
+        // ever catching up.
+        let received = batch.len();
+        batch.retain(|waiting| !waiting.answer.is_closed());
+        metrics::counter!("grant_requests_total", "outcome" => "abandoned").increment((received - batch.len()) as u64);
+        if batch.is_empty() {
+            return;
+        }
         let start = Instant::now();
+        if let Some(first) = batch.first() {
+            metrics::histogram!("accept_wait_seconds").record((start - first.since).as_secs_f64());
+        }
+        let (arrivals, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|Waiting { arrival, answer, .. }| (arrival, answer)).unzip();
         let decided = self.store.accept(&arrivals, self.clock.now(), self.policy).await;
         metrics::histogram!("accept_commit_seconds").record(start.elapsed().as_secs_f64());
         metrics::histogram!("accept_batch_grants").record(f64::from(u32::try_from(arrivals.len()).unwrap_or(u32::MAX)));
@@ -108,7 +135,7 @@ impl Writer {
                 }
                 for (decision, answer) in decisions.into_iter().zip(answers) {
                     observe(&decision);
-                    // The caller may have hung up; its grant is committed all the same.
+                    // The caller may have hung up meanwhile; its grant is committed all the same.
                     let _ = answer.send(decision);
                 }
             }

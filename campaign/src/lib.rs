@@ -102,6 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 ///
 /// When it cannot start: the configuration, the database or the port.
 pub async fn serve(config: Config, bus: Arc<dyn Bus>, metrics: PrometheusHandle) -> anyhow::Result<ExitCode> {
+    let _sole = db::sole_process(&config.database_url).await.context("cannot use the database of DATABASE_URL")?;
     let clock = Clock::system();
     let health = Health::default();
     let mut lifecycle = Lifecycle::new(config.shutdown_deadline())?;

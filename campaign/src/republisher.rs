@@ -77,6 +77,9 @@ impl Worker for Republisher {
             tracing::warn!(grants = published, "results are overdue, requests are published again");
             self.outbox_ready.notify_one();
         }
-        Ok(if published + given_up.len() > 0 { Progress::Worked } else { Progress::Idle })
+        Ok(match published + given_up.len() {
+            0 => Progress::Idle,
+            grants => Progress::Worked(grants),
+        })
     }
 }

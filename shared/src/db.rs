@@ -1,22 +1,26 @@
 //! A service's own database: SQLite (embedded, the default) or PostgreSQL, chosen by the URL.
 //!
-//! One SQL text serves both. Rows go in and out in bulk as one JSON parameter: `json_each($1)` gives one row `value` for
+//! One SQL text serves both. Rows go in and out in bulk as one JSON parameter: `jsonb_each($1)` gives one row `value` for
 //! each element of a JSON array, natively on SQLite and by a function that [`Database::open`] adds on PostgreSQL.
 //! Times are stored as microseconds since the Unix epoch.
 
-use std::io;
+mod rows;
+mod sole;
+mod wake;
+
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
-use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor, Row, Transaction};
 
+pub use self::rows::{keys, row, rows, sql, write};
+pub use self::sole::{SoleProcess, sole_process};
+pub use self::wake::listen;
 use crate::fail_point;
 
 /// Why the database did not do what it was asked to.
@@ -31,13 +35,22 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("database migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The folder of the SQLite file cannot be made.
-    #[error("the folder {folder} cannot be created: {source}")]
-    Folder {
-        /// The folder.
-        folder: String,
+    /// The folder of the SQLite file, or the file that one process locks, cannot be made.
+    #[error("{path} cannot be created: {source}")]
+    Create {
+        /// Which.
+        path: String,
         /// Why not.
         source: std::io::Error,
+    },
+    /// SQLite is for one process, and another one has this file.
+    #[error(
+        "another process uses {file}, and SQLite is for one: stop that process, or set DATABASE_URL to \
+         postgres://user:password@host/database, which any number of them may share"
+    )]
+    InUse {
+        /// The file.
+        file: String,
     },
     /// There is no such file of SQLite.
     #[error("there is no database at DATABASE_URL: {file} does not exist")]
@@ -96,10 +109,24 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub struct Tx {
     inner: Transaction<'static, Any>,
+    dialect: Dialect,
     step: &'static str,
 }
 
 impl Tx {
+    /// What follows in this transaction adds rows, and looks for none: PostgreSQL plans such statements once, since it
+    /// takes as long to plan as to run them and there is but one plan.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached.
+    pub async fn only_adds(&mut self) -> Result<()> {
+        if self.dialect == Dialect::Postgres {
+            self.execute("set local plan_cache_mode = force_generic_plan").await?;
+        }
+        Ok(())
+    }
+
     /// Makes what the transaction did durable.
     ///
     /// # Errors
@@ -110,6 +137,16 @@ impl Tx {
         self.inner.commit().await?;
         fail_point::reach(&format!("{}:committed", self.step)).await;
         Ok(())
+    }
+
+    /// Undoes what the transaction did, and lets go of what it has locked before this returns. Dropping it does so too, a
+    /// little later.
+    ///
+    /// # Errors
+    ///
+    /// When the database did not say so; it is undone all the same.
+    pub async fn roll_back(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
     }
 }
 
@@ -152,11 +189,10 @@ impl Database {
     /// When it cannot be reached or read, or is newer than this program.
     pub async fn open(url: &SecretString, migrations: &Migrator) -> Result<Self> {
         sqlx::any::install_default_drivers();
-        let url = url.expose_secret();
-        let database = if url.starts_with("sqlite:") {
+        let database = if sqlite_file(url).is_some() {
             Self::open_sqlite(url).await?
-        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            Self::open_postgres(url).await?
+        } else if ["postgres:", "postgresql:"].iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+            Self::open_postgres(url.expose_secret()).await?
         } else {
             return Err(Error::UnknownScheme);
         };
@@ -164,14 +200,10 @@ impl Database {
         Ok(database)
     }
 
-    async fn open_sqlite(url: &str) -> Result<Self> {
-        let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-        let path = path.split('?').next().unwrap_or(path);
-        if let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            tokio::fs::create_dir_all(folder)
-                .await
-                .map_err(|source| Error::Folder { folder: folder.display().to_string(), source })?;
-        }
+    async fn open_sqlite(url: &SecretString) -> Result<Self> {
+        let file = Path::new(sqlite_file(url).unwrap_or_default());
+        let url = url.expose_secret();
+        create_folder_of(file).await?;
         let separator = if url.contains('?') { '&' } else { '?' };
         let options = AnyConnectOptions::from_str(&format!("{url}{separator}mode=rwc"))?;
         // One connection writes, since SQLite has one writer anyway: waiting in line beats SQLITE_BUSY. A committed
@@ -205,7 +237,7 @@ impl Database {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    connection.execute(POSTGRES_LIMITS).await?;
+                    connection.execute(POSTGRES_SETTINGS).await?;
                     Ok(())
                 })
             })
@@ -215,7 +247,7 @@ impl Database {
         // Two replicas that start together must not replace the function at the same time.
         tx.execute("select pg_advisory_xact_lock(7238105)").await?;
         tx.execute(
-            "create or replace function json_each(elements text) returns table (value jsonb) language sql immutable \
+            "create or replace function jsonb_each(elements text) returns table (value jsonb) language sql immutable rows 50 \
              as 'select jsonb_array_elements(elements::jsonb)'",
         )
         .await?;
@@ -260,7 +292,20 @@ impl Database {
             },
             Dialect::Postgres => self.write.begin().await?,
         };
-        Ok(Tx { inner, step })
+        Ok(Tx { inner, dialect: self.dialect, step })
+    }
+
+    /// The same, for a transaction that locks rows while something slow is done outside of the database, so that no other
+    /// process takes them meanwhile. `None` on SQLite, which has one process, and whose one writer must not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub async fn begin_taking(&self, step: &'static str) -> Result<Option<Tx>> {
+        match self.dialect {
+            Dialect::Sqlite => Ok(None),
+            Dialect::Postgres => self.begin(step).await.map(Some),
+        }
     }
 
     /// Closes all connections, which leaves one file behind on SQLite; waits a little for those in use.
@@ -278,11 +323,22 @@ impl Database {
 ///
 /// [`Error::Missing`].
 pub fn ensure_exists(url: &SecretString) -> Result<()> {
-    let path = url.expose_secret().strip_prefix("sqlite:").map(|rest| rest.trim_start_matches("//"));
-    match path.and_then(|path| path.split('?').next()) {
+    match sqlite_file(url) {
         Some(file) if !Path::new(file).exists() => Err(Error::Missing { file: file.to_owned() }),
         _ => Ok(()),
     }
+}
+
+/// The file of a SQLite database.
+fn sqlite_file(url: &SecretString) -> Option<&str> {
+    let path = url.expose_secret().strip_prefix("sqlite:")?.trim_start_matches("//");
+    path.split('?').next()
+}
+
+async fn create_folder_of(file: &Path) -> Result<()> {
+    let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let failed = |source| Error::Create { path: folder.display().to_string(), source };
+    tokio::fs::create_dir_all(folder).await.map_err(failed)
 }
 
 /// A deferred transaction that begins with a read could not wait for its turn to write.
@@ -290,37 +346,14 @@ const BEGIN: &str = "begin immediate";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process that hangs with a lock in its hand does not hang the others.
-const POSTGRES_LIMITS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
-                               set idle_in_transaction_session_timeout = '30s';";
+/// A process that hangs with a lock in its hand does not hang the others. And plans are made for tables as they are: one
+/// that was made while a table was empty, and is kept, reads all of it for each batch later on.
+const POSTGRES_SETTINGS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
+                                 set idle_in_transaction_session_timeout = '30s'; \
+                                 set plan_cache_mode = force_custom_plan;";
 
 const SQLITE_PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
                               pragma foreign_keys = on;";
-
-/// Rows as the one parameter of `json_each($1)`. A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: texts of
-/// other programs, such as the reason of a revert, may hold one.
-///
-/// # Panics
-///
-/// If `T` cannot be JSON, such as a map whose keys are not text.
-pub fn rows<T: Serialize>(rows: &[T]) -> String {
-    let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, WithoutNul);
-    rows.serialize(&mut serializer).expect("rows are plain structs");
-    String::from_utf8(json).expect("JSON is UTF-8")
-}
-
-/// Compact JSON, but for one character.
-struct WithoutNul;
-
-impl Formatter for WithoutNul {
-    fn write_char_escape<W: ?Sized + io::Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
-        match escape {
-            CharEscape::AsciiControl(0) => writer.write_all("\u{fffd}".as_bytes()),
-            other => CompactFormatter.write_char_escape(writer, other),
-        }
-    }
-}
 
 /// Reads a column through the parser of its type.
 ///

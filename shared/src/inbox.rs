@@ -5,7 +5,7 @@
 //! streams, so nothing piles up. A crash at any point delivers the message again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use crate::db;
 use crate::dead_letter::{DELIVERIES_ATTRIBUTE, DeadLetters, Failure, Reason, Source};
 use crate::event;
 use crate::fail_point;
+use crate::pace::{PACE, Pace};
 use crate::pubsub::{Bus, Delivery, Receiver, Topic};
 use crate::telemetry::{GOOGLE_TRACEPARENT, TRACEPARENT, TraceParent};
 use crate::worker::backoff;
@@ -83,7 +84,8 @@ impl<C: Consumer> Inbox<C> {
 
     async fn receive(&self, shutdown: &CancellationToken) {
         let mut streams = Streams::open(&self.bus, self.topic, self.streams, &self.created, shutdown);
-        while let Some(batch) = streams.next().await {
+        let mut pace = Pace::new(PACE);
+        while let Some(batch) = streams.next(&mut pace).await {
             self.handle(batch, shutdown).await;
         }
         streams.close().await;
@@ -146,9 +148,14 @@ impl<C: Consumer> Inbox<C> {
             return Ok(());
         }
         let mut patience = Patience::new(self.topic, shutdown);
+        let start = Instant::now();
         while let Err(error) = self.consumer.consume(events).await {
             patience.after(error).await?;
         }
+        let topic = self.topic.name();
+        metrics::histogram!("inbox_commit_seconds", "topic" => topic).record(start.elapsed().as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "a batch has a few hundred messages")]
+        metrics::histogram!("inbox_batch_messages", "topic" => topic).record(events.len() as f64);
         Ok(())
     }
 }
@@ -172,7 +179,8 @@ impl Collector {
     async fn run(&self, shutdown: &CancellationToken) {
         let Some(topic) = self.topic.dead_letters() else { return };
         let mut streams = Streams::open(&self.bus, topic, 1, &self.created, shutdown);
-        while let Some(batch) = streams.next().await {
+        let mut pace = Pace::new(PACE);
+        while let Some(batch) = streams.next(&mut pace).await {
             self.handle(batch, shutdown).await;
         }
         streams.close().await;
@@ -283,9 +291,11 @@ impl Streams {
     }
 
     /// What has arrived, in batches; `None` after the shutdown.
-    async fn next(&mut self) -> Option<Vec<Delivery>> {
+    async fn next(&mut self, pace: &mut Pace) -> Option<Vec<Delivery>> {
+        pace.keep().await;
         let mut batch = Vec::with_capacity(BATCH);
         let received = self.deliveries.recv_many(&mut batch, BATCH).await;
+        pace.found(received);
         (received > 0).then_some(batch)
     }
 

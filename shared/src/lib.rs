@@ -17,8 +17,13 @@ pub mod ledger;
 pub mod lifecycle;
 mod members;
 pub mod outbox;
+pub mod pace;
 pub mod pubsub;
 pub mod random;
 pub mod schema;
 pub mod telemetry;
 pub mod worker;
+
+// What `db::row!` expands to.
+#[doc(hidden)]
+pub use const_format;

@@ -18,17 +18,19 @@ use crate::pubsub::Topic;
 use crate::random::ascending_uuid;
 use crate::telemetry::TraceParent;
 
-/// A message that waits to be published.
-#[derive(Debug, Serialize)]
-pub struct Pending {
-    id: String,
-    topic: &'static str,
-    request_id: Option<RequestId>,
-    data: String,
-    attributes: String,
-    created_at: i64,
-    /// A message with this has its body there.
-    dead_letter_id: Option<LetterId>,
+db::row! {
+    /// A message that waits to be published.
+    #[derive(Debug)]
+    pub struct Pending {
+        id: String => text,
+        topic: &'static str => text,
+        request_id: Option<RequestId> => text,
+        data: String => text,
+        attributes: String => text,
+        created_at: i64 => bigint,
+        /// A message with this has its body there.
+        dead_letter_id: Option<LetterId> => text,
+    }
 }
 
 impl Pending {
@@ -94,15 +96,5 @@ pub(crate) fn json(value: &impl Serialize) -> String {
 ///
 /// When the database refuses.
 pub async fn enqueue(tx: &mut Tx, messages: &[Pending]) -> db::Result<()> {
-    sqlx::query(
-        "-- outbox::enqueue
-         insert into outbox (id, topic, request_id, data, attributes, created_at, dead_letter_id)
-         select value->>'id', value->>'topic', value->>'request_id', value->>'data', value->>'attributes',
-                cast(value->>'created_at' as bigint), value->>'dead_letter_id'
-         from json_each($1)",
-    )
-    .bind(db::rows(messages))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    db::write(tx, db::sql!("-- outbox::enqueue\n insert into outbox ", Pending::VALUES), messages).await
 }

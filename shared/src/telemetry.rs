@@ -49,7 +49,8 @@ pub fn start(format: LogFormat) -> PrometheusHandle {
     }
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_grants".into()), GRANTS))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_grants".into()), SIZES))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_messages".into()), SIZES))
         .expect("the bucket lists are not empty")
         .install_recorder()
         .expect("telemetry starts once a process")
@@ -59,8 +60,8 @@ pub fn start(format: LogFormat) -> PrometheusHandle {
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Bucket bounds of every batch size, in grants.
-const GRANTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+/// Bucket bounds of every batch size, in grants or messages.
+const SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
 /// The name of the header and of the message attribute that carry a [`TraceParent`].
 pub const TRACEPARENT: &str = "traceparent";

@@ -13,12 +13,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Dependency;
+use crate::pace::{PACE, Pace};
 
 /// What a step found to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Something was done, and there may be more.
-    Worked,
+    /// So much was done, and there may be more.
+    Worked(usize),
     /// There was nothing to do.
     Idle,
 }
@@ -76,19 +77,22 @@ impl Schedule {
 pub async fn run<W: Worker>(worker: W, schedule: Schedule, shutdown: CancellationToken) {
     let Schedule { name, wake, poll, dependency } = schedule;
     let mut pauses = backoff();
+    let mut pace = Pace::new(PACE);
     while !shutdown.is_cancelled() {
+        pace.keep().await;
         // Registered before the step looks for work: what is announced meanwhile is not missed.
         let woken = wake.notified();
         match worker.run_once().await {
             Ok(progress) => {
                 pauses = backoff();
                 dependency.up();
-                if progress == Progress::Idle {
-                    tokio::select! {
+                match progress {
+                    Progress::Worked(count) => pace.found(count),
+                    Progress::Idle => tokio::select! {
                         () = woken => {}
                         () = tokio::time::sleep(poll.mul_f64(rand::rng().random_range(0.75..=1.25))) => {}
                         () = shutdown.cancelled() => {}
-                    }
+                    },
                 }
             }
             Err(error) => {

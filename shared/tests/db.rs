@@ -42,7 +42,7 @@ async fn insert(database: &Database, lines: &[Line]) -> db::Result<()> {
     let mut tx = database.begin("test").await?;
     sqlx::query(
         "insert into line (id, text, number)
-         select cast(value->>'id' as bigint), value->>'text', cast(value->>'number' as bigint) from json_each($1)",
+         select cast(value->>'id' as bigint), value->>'text', cast(value->>'number' as bigint) from jsonb_each($1)",
     )
     .bind(db::rows(lines))
     .execute(&mut *tx)
@@ -88,7 +88,7 @@ async fn rows_go_in_and_come_out_as_they_were(place: Place) {
     let many: Vec<_> = (100..5100).map(|id| line(id, "x")).collect();
     insert(&database, &many).await.unwrap();
     let found: i64 = sqlx::query_scalar(
-        "select count(*) from line where id in (select cast(value->>'id' as bigint) from json_each($1))",
+        "select count(*) from line where id in (select cast(value->>'id' as bigint) from jsonb_each($1))",
     )
     .bind(db::rows(&many[..700]))
     .fetch_one(database.reader())
@@ -177,7 +177,7 @@ async fn a_sqlite_path_that_cannot_be_used_fails_at_once_and_says_why() {
         .unwrap();
 
     let error = refused(&format!("sqlite://{path}/text/below/a.db")).await;
-    assert!(matches!(&error, Error::Folder { folder, .. } if folder.ends_with("text/below")), "{error:?}");
+    assert!(matches!(&error, Error::Create { path, .. } if path.ends_with("text/below")), "{error:?}");
     for url in [format!("sqlite://{path}"), format!("sqlite://{path}/text")] {
         let error = refused(&url).await;
         assert!(!error.is_unreachable() && !error.is_data(), "{url}: {error:?}");

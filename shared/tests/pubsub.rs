@@ -622,7 +622,7 @@ async fn the_relay_publishes_what_is_committed_and_removes_it(place: Place) {
     let mut tx = database.begin("test").await.unwrap();
     outbox::enqueue(&mut tx, &[Pending::request(&event("said"), Some(trace), from_micros(0))]).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(1), 0));
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
 
     let message = pull_one(&witness, REQUESTS_SUB).await;
@@ -644,7 +644,7 @@ async fn the_relay_creates_topics_that_are_missing(place: Place) {
     );
     assert_eq!(waiting(&database).await, 1);
 
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(1), 0));
     assert_eq!(pull_one(&witness, REQUESTS_SUB).await.attributes["request_id"], "r-1");
 }
 
@@ -653,8 +653,8 @@ async fn the_relay_takes_no_more_than_a_batch_a_step(place: Place) {
     let database = open(&place).await;
     enqueue(&database, (0..1500).map(|number| format!("r-{number}"))).await;
     let relay = relay(&database, &bus);
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 500));
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(1000), 500));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(500), 0));
 }
 
 async fn the_relay_keeps_everything_while_the_broker_is_away(place: Place) {
@@ -700,7 +700,7 @@ async fn a_message_that_the_broker_refuses_for_good_holds_up_nobody(place: Place
     .await;
     enqueue(&database, (0..20).map(|number| format!("behind-{number}"))).await;
     let relay = relay(&database, &bus);
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(41), 0));
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
     let mut arrived = std::collections::BTreeSet::new();
     while arrived.len() < 40 {
@@ -717,7 +717,7 @@ async fn a_message_that_the_broker_refuses_for_good_holds_up_nobody(place: Place
 
     // Redriven it has attributes, which is enough.
     letters(&database).redrive(&Selection::These(vec![letter.id])).await.unwrap();
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(1), 0));
     let message = pull_one(&witness, REQUESTS_SUB).await;
     assert_eq!((message.data.len(), &*message.attributes["dead_letter_attempt"]), (0, "2"));
     assert_eq!(message.attributes["dead_letter_id"], letter.id.to_string());
@@ -740,7 +740,7 @@ async fn a_redriven_message_is_published_as_it_was(place: Place) {
     letters(&database).commit(&[failure]).await.unwrap();
     letters(&database).redrive(&Selection::All(Filter::default())).await.unwrap();
     let relay = relay(&database, &bus);
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked, 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(1), 0));
     let message = pull_one(&witness, REQUESTS_SUB).await;
     assert_eq!((&*message.data, &*message.attributes["theirs"]), (&body[..], "ü"));
 }

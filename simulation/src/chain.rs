@@ -344,7 +344,11 @@ impl State {
             let receipt = &self.receipts[&transaction.hash];
             receipt.logs.iter().map(|log| (receipt.transaction_hash, log))
         });
-        logs.filter_map(|(transaction_hash, log)| payment(log, transaction_hash)).collect()
+        let paid = logs.flat_map(|(transaction_hash, log)| {
+            let payments = contracts::payments(log).into_iter();
+            payments.map(move |(id, to, amount)| Paid { id, to, amount, transaction_hash })
+        });
+        paid.collect()
     }
 
     /// What every account holds of the token, in base units.
@@ -359,17 +363,6 @@ impl State {
         let all = self.blocks.iter().rev().flat_map(|mined| &mined.transactions);
         all.map(AsRef::as_ref).find(|transaction| transaction.sender == sender && transaction.nonce == nonce)
     }
-}
-
-fn payment(log: &Log, transaction_hash: B256) -> Option<Paid> {
-    let [signature, id, to] = log.topics() else { return None };
-    let told = log.address == contracts::DISTRIBUTOR && *signature == contracts::grant_paid();
-    told.then(|| Paid {
-        id: (*id).into(),
-        to: Address::from_word(*to),
-        amount: U256::from_be_slice(&log.data.data),
-        transaction_hash,
-    })
 }
 
 /// What a node answers where a call was reverted.

@@ -12,7 +12,7 @@ use shared::db::Database;
 use shared::event::GrantRequested;
 use shared::pubsub::{Message, Topic};
 
-use crate::chain::contracts::{DECIMALS, DISTRIBUTOR};
+use crate::chain::contracts::{self, DECIMALS};
 use crate::chain::{Paid, Simulated, State, Transaction};
 use crate::client::Clients;
 use crate::network::Network;
@@ -472,11 +472,7 @@ impl State {
     /// Whether this transaction, which is in a block, paid this grant.
     #[must_use]
     pub fn paid_by(&self, hash: B256, id: U256) -> bool {
-        self.logs_of(hash).iter().any(|log| {
-            log.address == DISTRIBUTOR
-                && log.topics().first() == Some(&crate::chain::contracts::grant_paid())
-                && log.topics().get(1) == Some(&id.into())
-        })
+        self.logs_of(hash).iter().flat_map(contracts::payments).any(|(paid, ..)| paid == id)
     }
 }
 
@@ -486,7 +482,7 @@ pub(crate) fn foreign(request: &GrantRequested, message: Message) -> (String, Fo
     let foreign = Foreign {
         message,
         id: hash | U256::ONE << 255,
-        recipient: crate::chain::contracts::wallet_of(request.user_id.as_str()),
+        recipient: contracts::wallet_of(request.user_id.as_str()),
         tokens: request.token_amount.whole_tokens(),
     };
     (request.request_id.to_string(), foreign)

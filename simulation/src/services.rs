@@ -19,8 +19,10 @@ use blockchain::audit::periodic::PeriodicAudit;
 use blockchain::audit::reader::{Chunk, Reader};
 use blockchain::chain::Chain;
 use blockchain::confirmer::{Confirmer, Rules};
+use blockchain::contract::gas_per_grant;
 use blockchain::deployment::{Addresses, Deployment};
 use blockchain::domain::Currency;
+use blockchain::earlier::Earlier;
 use blockchain::finality::Finality;
 use blockchain::gaps::GapRepairer;
 use blockchain::lease::{Holder, Lease};
@@ -65,6 +67,9 @@ pub fn signer() -> Address {
 /// The most that is paid for a unit of gas, in wei.
 pub const MAX_FEE: u64 = 500 * GWEI;
 
+/// The most blocks whose events a node is asked for at once.
+const AUDIT_MAX_BLOCKS: u64 = 64;
+
 /// How long a grant waits that was refused for a reason that will pass.
 const POSTPONE_SECONDS: u64 = 10;
 
@@ -92,8 +97,9 @@ impl Settings {
         Limits {
             batch_grants: self.batch_grants,
             in_flight: self.in_flight,
+            block_gas: None,
             linger: Duration::ZERO,
-            gas_per_grant: 30_000,
+            gas_per_grant: gas_per_grant(true),
             max_fee_per_gas: MAX_FEE,
             postpone: Duration::from_secs(POSTPONE_SECONDS),
         }
@@ -319,7 +325,7 @@ impl Blockchain {
             chain_id: Some(CHAIN_ID),
         };
         let chain: Arc<dyn Chain> = Arc::new(node.clone());
-        let (deployment, chain_id) = Deployment::verify(&*chain, signer.address(), addresses).await?;
+        let (deployment, chain_id) = Deployment::verify(&*chain, &[signer.address()], addresses).await?;
         let lane = LaneId { chain_id, signer: signer.address() };
         let bus: Arc<dyn Bus> = Arc::new(network.clone());
         let observations = Arc::new(Observations::default());
@@ -331,8 +337,17 @@ impl Blockchain {
             ..auditor(&store, &chain, deployment, clock, settings)
         };
         let lease = Lease::new(clock.clone());
-        let sender = Sender { id: lane, store: store.clone(), chain, signer, clock: clock.clone(), lease };
+        let sender = Sender {
+            id: lane,
+            store: store.clone(),
+            chain: Arc::clone(&chain),
+            signer,
+            clock: clock.clone(),
+            lease,
+            sent,
+        };
 
+        let earlier = Earlier::new(&sender, &deployment, settings.finality, AUDIT_MAX_BLOCKS);
         Ok(Self {
             relay: Relay::new(store.database().clone(), Arc::clone(&bus), clock.clone()),
             auditor: PeriodicAudit::new(auditor, settings.audit_every),
@@ -347,24 +362,26 @@ impl Blockchain {
                 patience: settings.patience.resend_after,
                 max_fee_per_gas: MAX_FEE,
                 seen: Mutex::default(),
-                reopened: Arc::clone(&sent),
             },
             submitter: Submitter {
-                sender: sender.clone(),
+                store: store.clone(),
+                chain,
+                clock: clock.clone(),
+                senders: vec![sender.clone()],
                 deployment,
                 limits: settings.limits(),
                 allowed: AtomicUsize::new(settings.batch_grants),
                 observations: Arc::clone(&observations),
-                sent,
                 outbox_ready: Arc::clone(&outbox_ready),
             },
             confirmer: Confirmer {
                 sender,
                 deployment,
                 rules: settings.rules(),
+                earlier,
                 observations,
                 settled_head: AtomicU64::new(0),
-                settled: Arc::clone(&queue_ready),
+                made_room: Arc::clone(&queue_ready),
                 outbox_ready: Arc::clone(&outbox_ready),
             },
             keeper: Keeper::new(Arc::clone(&bus), Arc::clone(&created)),
@@ -411,7 +428,7 @@ pub fn auditor(
             clock: clock.clone(),
             source: Source { chain_id: CHAIN_ID, distributor: deployment.distributor, first_block: deployment.block },
             finality: settings.finality,
-            chunk: Chunk::new(64),
+            chunk: Chunk::new(AUDIT_MAX_BLOCKS),
         },
         deployment,
         campaign: None,

@@ -12,7 +12,9 @@ use alloy::rpc::types::Filter;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
 use blockchain::chain::{At, Call, Chain, Error, Refusal, Rpc};
-use blockchain::contract::{Batch, BatchRevert, GrantDistributor, GrantToken, batch_revert, outcomes, payments_of};
+use blockchain::contract::{
+    Batch, BatchRevert, GrantDistributor, GrantToken, batch_revert, gas_per_grant, outcomes, payments_between, payouts,
+};
 use blockchain::deploy::Deploy;
 use blockchain::deployment::{Addresses, Deployment};
 use blockchain::domain::{GrantId, Outcome, Payment};
@@ -182,7 +184,7 @@ impl Ground {
     }
 
     fn pay_call(&self, payments: &[Payment]) -> (Bytes, u64) {
-        let batch = Batch::pack(payments, self.deployment.decimals, 30_000);
+        let batch = Batch::pack(payments, self.deployment.decimals, gas_per_grant(self.deployment.mints_batches));
         (GrantDistributor::payCall { batch: batch.packed }.abi_encode().into(), batch.gas_limit)
     }
 
@@ -227,7 +229,7 @@ impl Ground {
 
 async fn verify(chain: &dyn Chain, distributor: Address, wallet_factory: Address) -> Deployment {
     let addresses = Addresses { distributor, wallet_factory, distributor_block: 0, chain_id: Some(CHAIN_ID) };
-    Deployment::verify(chain, SUBMITTER.address.parse().unwrap(), addresses).await.unwrap().0
+    Deployment::verify(chain, &[SUBMITTER.address.parse().unwrap()], addresses).await.unwrap().0
 }
 
 fn sign(signer: &Signer, nonce: u64, to: Address, data: Bytes, gas_limit: u64, max_fee: u64, tip: u64) -> Signed {
@@ -260,10 +262,12 @@ on_both_chains! {
     a_reorg_takes_blocks_receipts_and_nonces_back,
     a_nonce_is_known_at_every_block,
     a_batch_is_paid_then_skipped,
+    a_long_batch_is_told_in_the_order_of_its_outcomes,
+    a_batch_wants_the_gas_of_all_that_are_minted_together,
     a_caps_refusal_is_told_grant_by_grant,
     a_paused_token_rejects_and_a_paused_distributor_reverts,
     calls_that_revert_say_why,
-    logs_are_found_by_grant_and_by_block,
+    logs_are_found_by_block,
     a_claim_is_paid_once_by_either_of_the_newest_two_roots,
 }
 
@@ -419,31 +423,33 @@ fn told(ground: &Ground, logs: &[Log]) -> HashMap<GrantId, Outcome> {
     outcomes(logs, ground.deployment.distributor)
 }
 
+/// What the distributor told, by the letter.
+fn of_distributor(ground: &Ground, logs: &[Log]) -> Vec<(Vec<B256>, Bytes)> {
+    let ours = logs.iter().filter(|log| log.address == ground.deployment.distributor);
+    ours.map(|log| (log.topics().to_vec(), log.data.data.clone())).collect()
+}
+
 async fn a_batch_is_paid_then_skipped(ground: Ground) {
-    let payments = [ground.payment("summer", 1, 10), ground.payment("autumn", 2, 20)];
+    assert!(ground.deployment.mints_batches);
+    let payments = [ground.payment("summer", 1, 10), ground.payment("autumn", 2, 20), ground.payment("autumn", 3, 30)];
     let logs = ground.pay(&payments).await;
-    // Three topics and one word, after the token's own event.
-    let of_distributor = |logs: &[Log]| {
-        let ours = logs.iter().filter(|log| log.address == ground.deployment.distributor);
-        ours.map(|log| (log.topics().to_vec(), log.data.data.clone())).collect::<Vec<_>>()
-    };
-    let mut expected: Vec<_> = payments.iter().map(paid).collect();
+    let mut expected = vec![paid(&payments[0]), paid_together("autumn", &payments[1..])];
     expected.sort();
-    let mut paid = of_distributor(&logs);
+    let mut paid = of_distributor(&ground, &logs);
     paid.sort();
     assert_eq!(paid, expected);
     let of_token: Vec<_> = logs.iter().filter(|log| log.address == ground.deployment.token).collect();
-    assert_eq!(of_token.len(), 2);
+    assert_eq!(of_token.len(), 3);
     assert!(of_token.iter().all(|log| log.topics()[0] == keccak256("Transfer(address,address,uint256)")));
 
     let logs = ground.pay(&payments).await;
     assert!(told(&ground, &logs).values().all(|outcome| *outcome == Outcome::Skipped));
-    assert_eq!(logs.len(), 2);
+    assert_eq!(logs.len(), 3);
     for payment in &payments {
         let call = GrantDistributor::isPaidCall { id: payment.grant_id.0 };
         assert!(ground.chain.view(ground.deployment.distributor, &call).await.unwrap());
     }
-    let call = GrantDistributor::isPaidCall { id: ground.payment("summer", 3, 1).grant_id.0 };
+    let call = GrantDistributor::isPaidCall { id: ground.payment("summer", 4, 1).grant_id.0 };
     assert!(!ground.chain.view(ground.deployment.distributor, &call).await.unwrap());
 }
 
@@ -455,6 +461,67 @@ fn paid(payment: &Payment) -> (Vec<B256>, Bytes) {
         payment.recipient.address().into_word(),
     ];
     (topics, B256::from(amount).to_vec().into())
+}
+
+/// One event with three topics, and the items as the batch has them.
+fn paid_together(campaign: &str, payments: &[Payment]) -> (Vec<B256>, Bytes) {
+    let prefix = B256::from(payments[0].grant_id.0 >> 64);
+    let topics = vec![keccak256("GrantsPaid(bytes32,uint192,bytes)"), keccak256(campaign), prefix];
+    let mut data = [U256::from(0x20), U256::from(payments.len() * 40)].map(B256::from).concat();
+    for payment in payments {
+        let amount = U256::from(payment.token_amount.whole_tokens()) * U256::from(10).pow(U256::from(18));
+        data.extend(&payment.grant_id.0.to_be_bytes::<32>()[24..]);
+        data.extend(payment.recipient.address());
+        data.extend(&amount.to_be_bytes::<32>()[20..]);
+    }
+    data.resize(data.len().next_multiple_of(32), 0);
+    (topics, data.into())
+}
+
+/// More than are minted together, of two words, some paid before, a campaign that reaches its cap: the same events in the
+/// same order.
+async fn a_long_batch_is_told_in_the_order_of_its_outcomes(ground: Ground) {
+    let cap = U256::from(1_705) * U256::from(10).pow(U256::from(18));
+    let call = GrantDistributor::setCampaignCapCall { campaign: keccak256("summer"), cap };
+    ground.administrate(ground.deployment.distributor, &call, |chain| chain.state().cap_campaign("summer", cap)).await;
+    let payments: Vec<_> = (180..360).map(|index| ground.payment("summer", index, 10)).collect();
+    ground.pay(&payments[100..103]).await;
+    let logs = ground.pay(&payments).await;
+    let mut transfers = 0;
+    let order: Vec<_> = logs
+        .iter()
+        .filter_map(|log| {
+            let ours = log.address == ground.deployment.distributor;
+            transfers += u32::from(!ours);
+            ours.then(|| (transfers, log.topics()[0]))
+        })
+        .collect();
+    let skipped = keccak256("GrantSkipped(uint256)");
+    let rejected = keccak256("GrantRejected(uint256,address,uint256,bytes)");
+    let together = keccak256("GrantsPaid(bytes32,uint192,bytes)");
+    let mut expected = vec![(100, skipped); 3];
+    expected.extend([(167, rejected); 10]);
+    expected.push((167, together));
+    assert_eq!(order, expected);
+    let of_both = [&payments[..100], &payments[103..170]].concat();
+    assert_eq!(of_distributor(&ground, &logs).pop().unwrap(), paid_together("summer", &of_both));
+}
+
+/// The gas that is wanted before many are minted together, to within what the two chains differ in what is used before.
+async fn a_batch_wants_the_gas_of_all_that_are_minted_together(ground: Ground) {
+    let payments: Vec<_> = (0..64).map(|index| ground.payment("summer", index, 10)).collect();
+    let (call, _) = ground.pay_call(&payments);
+    let wanted = (100_000 + 26_000 * 64) * 64 / 63 + 5_000 + 21_000;
+    let revert = async |gas: u64| {
+        let (from, to) = (ground.address(), ground.deployment.distributor);
+        match ground.chain.call(Call { from, to, data: call.clone(), gas_limit: Some(gas) }).await {
+            Err(Error::Reverted(data)) => Some(data),
+            Err(error) => panic!("{error}"),
+            Ok(_) => None,
+        }
+    };
+    assert_eq!(revert(wanted).await.unwrap()[..4], keccak256("NotEnoughGas()")[..4]);
+    assert_eq!(revert(wanted + 250_000).await, None);
 }
 
 async fn a_caps_refusal_is_told_grant_by_grant(ground: Ground) {
@@ -508,23 +575,29 @@ async fn calls_that_revert_say_why(ground: Ground) {
     assert_eq!(stranger[..], expected[..]);
 }
 
-async fn logs_are_found_by_grant_and_by_block(ground: Ground) {
-    let payments = [ground.payment("summer", 1, 10), ground.payment("summer", 2, 20)];
+async fn logs_are_found_by_block(ground: Ground) {
+    let payments = [1, 2, 3].map(|index| ground.payment("summer", index, 10));
     ground.pay(&payments[..1]).await;
     ground.pay(&payments[1..]).await;
     let head = ground.head().await;
     let distributor = ground.deployment.distributor;
-    for (payment, block) in payments.iter().zip([head - 1, head]) {
-        let found = ground.chain.logs(&payments_of(&[payment.grant_id], distributor, 0)).await.unwrap();
+    let expected = [paid(&payments[0]), paid_together("summer", &payments[1..])];
+    for (expected, block) in expected.into_iter().zip([head - 1, head]) {
+        let found = ground.chain.logs(&payments_between(distributor, block, block)).await.unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].block_number, block);
         let hash = ground.chain.block(At::Number(block)).await.unwrap().unwrap().hash;
         assert_eq!(found[0].block_hash, hash);
-        assert_eq!((found[0].log.topics().to_vec(), found[0].log.data.data.clone()), paid(payment));
+        assert_eq!((found[0].log.topics().to_vec(), found[0].log.data.data.clone()), expected);
     }
-    let paid = keccak256("GrantPaid(uint256,address,uint256)");
+    let found = ground.chain.logs(&payments_between(distributor, head - 1, head)).await.unwrap();
+    let ids: Vec<_> = found.iter().flat_map(|entry| payouts(&entry.log).unwrap()).map(|payout| payout.id).collect();
+    assert_eq!(ids, payments.map(|payment| payment.grant_id));
+    assert_eq!(found[1].log_index, 2, "behind the token's own events");
+
+    let paid = vec![keccak256("GrantPaid(uint256,address,uint256)"), keccak256("GrantsPaid(bytes32,uint192,bytes)")];
     let of = async |filter: Filter| {
-        ground.chain.logs(&filter.address(distributor).event_signature(paid)).await.unwrap().len()
+        ground.chain.logs(&filter.address(distributor).event_signature(paid.clone())).await.unwrap().len()
     };
     assert_eq!(of(Filter::new().from_block(head - 1).to_block(head)).await, 2);
     assert_eq!(of(Filter::new().from_block(head).to_block(head)).await, 1);
@@ -573,6 +646,10 @@ async fn a_claim_is_paid_once_by_either_of_the_newest_two_roots(ground: Ground) 
     let payment = Payment { grant_id: GrantId(leaves[0].id), ..ground.payment("summer", 1, 10) };
     let logs = ground.pay(std::slice::from_ref(&payment)).await;
     assert_eq!(told(&ground, &logs), HashMap::from([(payment.grant_id, Outcome::Skipped)]));
-    let paid = ground.chain.logs(&payments_of(&[payment.grant_id], ground.deployment.distributor, 0)).await.unwrap();
-    assert_eq!(paid.len(), 1);
+    let (distributor, head) = (ground.deployment.distributor, ground.head().await);
+    let paid = ground.chain.logs(&payments_between(distributor, 0, head)).await.unwrap();
+    assert_eq!(
+        paid.iter().filter(|entry| U256::from_be_bytes(entry.log.topics()[1].0) == payment.grant_id.0).count(),
+        1
+    );
 }

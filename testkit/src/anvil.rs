@@ -41,6 +41,23 @@ pub const SUBMITTER: Account = Account {
     key: "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
 };
 
+/// Those who may sign further transactions beside it, where a stack has [several
+/// signers](crate::stack::Builder::signers).
+pub const FURTHER_SUBMITTERS: [Account; 3] = [
+    Account {
+        address: "0x90F79bf6EB2c4f870365E785982E1f101E93b906",
+        key: "0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6",
+    },
+    Account {
+        address: "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65",
+        key: "0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a",
+    },
+    Account {
+        address: "0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc",
+        key: "0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba",
+    },
+];
+
 /// Account 2: nobody in particular, with ether and without a role.
 pub const STRANGER: Account = Account {
     address: "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC",
@@ -52,6 +69,9 @@ const BLOCK_GAS: u64 = 2_000_000_000;
 
 /// States kept in memory. Without a number anvil keeps none and cannot reorg.
 const STATES: u32 = 64;
+
+/// The same of a chain that forgets: each state has all balances.
+const FEW_STATES: u32 = 4;
 
 /// Slots in an epoch: the newest block is so many above the one that is `safe`, and twice as many above the one that is
 /// `finalized`.
@@ -72,7 +92,18 @@ impl Anvil {
     /// # Errors
     /// When anvil is not installed (the message says how to get it) or does not answer in time.
     pub async fn start(log: PathBuf, port: u16, block_time: Duration) -> Result<Self> {
-        Self::start_with(log, port, [format!("--block-time={}", block_time.as_secs_f64())]).await
+        Self::start_keeping(log, port, block_time, None).await
+    }
+
+    /// The same with a chain that keeps the transactions of so many blocks alone, and the states of fewer: otherwise a
+    /// hundred thousand grants take 5 GB of its memory. It keeps all transactions where no number is given.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_keeping(log: PathBuf, port: u16, block_time: Duration, blocks: Option<u32>) -> Result<Self> {
+        let mut own = vec![format!("--block-time={}", block_time.as_secs_f64())];
+        own.extend(blocks.map(|blocks| format!("--transaction-block-keeper={blocks}")));
+        Self::start_with(log, port, if blocks.is_some() { FEW_STATES } else { STATES }, own).await
     }
 
     /// Starts a chain that makes no blocks by itself (see [`Miner`](crate::Miner)) and keeps its state in the file
@@ -82,17 +113,18 @@ impl Anvil {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_from(log: PathBuf, port: u16, state: &Path) -> Result<Self> {
-        Self::start_with(log, port, ["--no-mining".to_owned(), format!("--state={}", state.display())]).await
+        Self::start_with(log, port, STATES, vec!["--no-mining".to_owned(), format!("--state={}", state.display())])
+            .await
     }
 
-    async fn start_with<const N: usize>(log: PathBuf, port: u16, own: [String; N]) -> Result<Self> {
+    async fn start_with(log: PathBuf, port: u16, states: u32, own: Vec<String>) -> Result<Self> {
         let program = Program::new("anvil", program()?, log).args(own).args([
             "--host=127.0.0.1".to_owned(),
             format!("--port={port}"),
             format!("--chain-id={CHAIN_ID}"),
             format!("--gas-limit={BLOCK_GAS}"),
             "--enable-tx-gas-limit".to_owned(),
-            format!("--prune-history={STATES}"),
+            format!("--prune-history={states}"),
             format!("--slots-in-an-epoch={EPOCH_SLOTS}"),
         ]);
         let anvil = Self { part: Part::new(program), port };
@@ -140,6 +172,12 @@ impl Anvil {
     /// When it does not die.
     pub async fn kill9(&self) -> Result<()> {
         self.part.kill9().await
+    }
+
+    /// The id of its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.part.id()
     }
 
     /// Why it is not running although nobody stopped it.

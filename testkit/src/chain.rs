@@ -3,20 +3,24 @@
 use std::{collections::BTreeMap, str::FromStr as _, time::Duration};
 
 use alloy::{
-    primitives::{Address, B256, U256, keccak256},
+    primitives::{Address, B256, Bytes, Log, U256, keccak256},
     providers::{DynProvider, Provider as _, ProviderBuilder},
     rpc::types::Filter,
     sol,
-    sol_types::SolEvent as _,
+    sol_types::{SolCall as _, SolEvent as _},
 };
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::interface::{GrantPaid, GrantSkipped, Token, WalletFactory};
+use self::interface::{GrantPaid, GrantSkipped, GrantsPaid, Token, WalletFactory, grantRoleCall};
+use crate::{anvil, wait::until};
 
 /// Base units in one whole token.
 pub const UNIT: u64 = 1_000_000_000_000_000_000;
+
+/// How long a transaction may take, over several blocks.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[allow(missing_docs, clippy::pedantic, reason = "the macro writes the code")]
 mod interface {
@@ -34,7 +38,10 @@ mod interface {
             function walletOf(bytes32 key) external view returns (address);
         }
 
+        function grantRole(bytes32 role, address account) external;
+
         event GrantPaid(uint256 indexed id, address indexed to, uint256 amount);
+        event GrantsPaid(bytes32 indexed campaign, uint192 indexed prefix, bytes items);
         event GrantSkipped(uint256 indexed id);
     }
 }
@@ -133,21 +140,17 @@ impl Chain {
     /// # Errors
     /// When the chain does not answer.
     pub async fn payments(&self) -> Result<Vec<Payment>> {
-        let filter =
-            Filter::new().address(self.contracts.distributor).event_signature(GrantPaid::SIGNATURE_HASH).from_block(0);
+        let signatures = vec![GrantPaid::SIGNATURE_HASH, GrantsPaid::SIGNATURE_HASH];
+        let filter = Filter::new().address(self.contracts.distributor).event_signature(signatures).from_block(0);
         let logs = self.provider.get_logs(&filter).await.context("cannot read the payments")?;
-        logs.iter()
-            .map(|log| {
-                let paid = GrantPaid::decode_log(&log.inner).context("not a payment")?;
-                Ok(Payment {
-                    id: paid.id,
-                    to: paid.to,
-                    amount: paid.amount,
-                    transaction_hash: log.transaction_hash.context("a mined log has a transaction")?,
-                    block_number: log.block_number.context("a mined log has a block")?,
-                })
-            })
-            .collect()
+        let mut payments = Vec::new();
+        for log in &logs {
+            let transaction_hash = log.transaction_hash.context("a mined log has a transaction")?;
+            let block_number = log.block_number.context("a mined log has a block")?;
+            let told = paid(&log.inner)?.into_iter();
+            payments.extend(told.map(|(id, to, amount)| Payment { id, to, amount, transaction_hash, block_number }));
+        }
+        Ok(payments)
     }
 
     /// How often the distributor was given a grant that it had paid before, and paid nothing.
@@ -233,6 +236,25 @@ impl Chain {
         self.rpc("anvil_dropAllTransactions", json!([])).await.map(drop)
     }
 
+    /// Lets another account submit batches, as the admin; anvil signs for its own accounts.
+    ///
+    /// # Errors
+    /// When the chain does not take it.
+    pub async fn appoint_submitter(&self, account: &str) -> Result<()> {
+        let account = Address::from_str(account).with_context(|| format!("{account} is no address"))?;
+        let call = grantRoleCall { role: keccak256("SUBMITTER_ROLE"), account };
+        let transaction = json!([{
+            "from": anvil::ADMIN.address,
+            "to": self.contracts.distributor,
+            "data": Bytes::from(call.abi_encode()),
+        }]);
+        let hash = self.rpc("eth_sendTransaction", transaction).await?;
+        until(TRANSACTION_TIMEOUT, "the new submitter", async || {
+            self.rpc("eth_getTransactionReceipt", json!([hash])).await.is_ok_and(|receipt| !receipt.is_null())
+        })
+        .await
+    }
+
     /// Any other call.
     ///
     /// # Errors
@@ -240,6 +262,21 @@ impl Chain {
     pub async fn rpc(&self, method: &str, parameters: Value) -> Result<Value> {
         rpc(&self.url, method, parameters).await
     }
+}
+
+/// Id, recipient and amount of each payment that an event tells of.
+fn paid(log: &Log) -> Result<Vec<(U256, Address, U256)>> {
+    if let Ok(paid) = GrantPaid::decode_log(log) {
+        return Ok(vec![(paid.id, paid.to, paid.amount)]);
+    }
+    let paid = GrantsPaid::decode_log(log).context("not a payment")?;
+    let prefix = U256::from(paid.prefix) << 64;
+    // Low half of the id (8 bytes), recipient (20), amount (12).
+    let read = |item: &[u8]| {
+        let id = prefix | U256::from_be_slice(&item[..8]);
+        (id, Address::from_slice(&item[8..28]), U256::from_be_slice(&item[28..]))
+    };
+    Ok(paid.items.chunks_exact(40).map(read).collect())
 }
 
 /// Whole tokens in base units.

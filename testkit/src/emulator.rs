@@ -187,6 +187,15 @@ impl Emulator {
         }
     }
 
+    /// The id of its process, where it is a program of this process's own and runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Program(part) => part.id(),
+            Kind::Given | Kind::Container(_) => None,
+        }
+    }
+
     /// Why it is not running although nobody stopped it.
     #[must_use]
     pub fn unexpected_end(&self) -> Option<anyhow::Error> {

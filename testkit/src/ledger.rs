@@ -184,7 +184,7 @@ impl Filler<'_> {
     async fn publish(&self) -> Result<()> {
         self.bus.forget();
         self.bus.ensure(true).await?;
-        while self.relay.run_once().await? == Progress::Worked {}
+        while self.relay.run_once().await? != Progress::Idle {}
         Ok(())
     }
 

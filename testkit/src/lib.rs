@@ -50,7 +50,7 @@ pub use self::{
     postgres_proxy::PostgresProxy,
     pubsub::Pubsub,
     rpc_proxy::{Lie, RpcProxy},
-    service::Service,
+    service::{Service, Which},
     stack::{Database, Ports, Stack},
     wait::{until, until_some},
 };

@@ -46,6 +46,14 @@ pub fn workspace_binary(name: &str) -> Result<PathBuf> {
     if folder.ends_with("deps") || folder.ends_with("examples") {
         folder = folder.parent().context("cargo's folders have a parent")?;
     }
+    binary_in(folder, name)
+}
+
+/// The binary of this name in a folder of cargo's.
+///
+/// # Errors
+/// When it has not been built; the message says how.
+pub fn binary_in(folder: &Path, name: &str) -> Result<PathBuf> {
     let binary = folder.join(name);
     if !is_program(&binary) {
         let profile = if folder.ends_with("release") { " --release" } else { "" };

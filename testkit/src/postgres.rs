@@ -27,6 +27,17 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// The server's superuser. It needs no password: the server listens on the loopback interface alone.
 const SUPERUSER: &str = "postgres";
 
+/// The server that all of this process share.
+static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+
+/// How much memory and disk a server takes.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    /// As little as tests need, many of them at once.
+    Small,
+    Usual,
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Postgres {
@@ -41,11 +52,19 @@ impl Postgres {
     /// # Errors
     /// When there is none to be had; the message says what to install.
     pub async fn shared() -> Result<&'static Self> {
-        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
-        SHARED.get_or_try_init(Self::start).await
+        SHARED.get_or_try_init(|| Self::start(Size::Small)).await
     }
 
-    async fn start() -> Result<Self> {
+    /// The same, with the memory and the write-ahead log that `PostgreSQL` has unless it is told otherwise: what a
+    /// benchmark should measure. Where the server was started before, it is as it was started.
+    ///
+    /// # Errors
+    /// When there is none to be had; the message says what to install.
+    pub async fn shared_of_usual_size() -> Result<&'static Self> {
+        SHARED.get_or_try_init(|| Self::start(Size::Usual)).await
+    }
+
+    async fn start(size: Size) -> Result<Self> {
         if let Ok(url) = env::var("TEST_DATABASE_URL") {
             let server = Self { url, part: None };
             server.ping().await.context("TEST_DATABASE_URL is set, and no server answers there")?;
@@ -77,7 +96,11 @@ impl Postgres {
             .args(["-D".as_ref(), data.as_os_str()])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c".to_owned(), format!("port={port}")])
-            .args(["-c", "max_connections=300", "-c", "shared_buffers=32MB", "-c", "max_wal_size=128MB"])
+            .args(["-c", "max_connections=300"])
+            .args(match size {
+                Size::Small => &["-c", "shared_buffers=32MB", "-c", "max_wal_size=128MB"][..],
+                Size::Usual => &[],
+            })
             // Its immediate shutdown: also the way to end its workers, which are in process groups of their own.
             .stop_signal(Signal::QUIT)
             .scratch(&folder);
@@ -91,6 +114,12 @@ impl Postgres {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.part.is_some()
+    }
+
+    /// The id of its process, where it is this process's own and runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.part.as_ref()?.id()
     }
 
     /// Where it listens, `host:port`.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
@@ -21,6 +22,24 @@ use crate::{
 /// How long a service may take until it is ready (the founding documents: less than 30 s).
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// One of the two services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Which {
+    /// The campaign service.
+    Campaign,
+    /// The blockchain service.
+    Blockchain,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Campaign => "campaign",
+            Self::Blockchain => "blockchain",
+        })
+    }
+}
+
 /// A service, running or not.
 #[derive(Debug)]
 pub struct Service {
@@ -37,9 +56,20 @@ impl Service {
     /// # Errors
     /// When it is not built; the message says how.
     pub fn new(name: &str, port: u16, log: PathBuf, environment: BTreeMap<String, String>) -> Result<Self> {
-        let program = program(name, &log)?.env("LISTEN_ADDRESS", address(port));
+        Ok(Self::of(workspace_binary(name)?, name, port, log, environment))
+    }
+
+    /// The same, of any build: `binary` is its file.
+    pub(crate) fn of(
+        binary: PathBuf,
+        name: &str,
+        port: u16,
+        log: PathBuf,
+        environment: BTreeMap<String, String>,
+    ) -> Self {
+        let program = hermetic(name, binary, &log).env("LISTEN_ADDRESS", address(port));
         let program = environment.into_iter().fold(program, |program, (key, value)| program.env(key, value));
-        Ok(Self { name: name.to_owned(), port, log, part: Arc::new(Part::new(program)) })
+        Self { name: name.to_owned(), port, log, part: Arc::new(Part::new(program)) }
     }
 
     /// Campaign and blockchain service in one process, over a broker in its memory. Each is told what it listens on, and
@@ -54,8 +84,12 @@ impl Service {
                 .map(|(key, value)| format!("--{}={value}", key.to_ascii_lowercase().replace('_', "-")))
         });
         let [of_campaign, of_blockchain] = ports.map(|port| format!("--listen-address={}", address(port)));
-        let program =
-            program("together", log)?.arg(of_campaign).args(campaign).arg("--").arg(of_blockchain).args(blockchain);
+        let program = hermetic("together", workspace_binary("together")?, log)
+            .arg(of_campaign)
+            .args(campaign)
+            .arg("--")
+            .arg(of_blockchain)
+            .args(blockchain);
         let part = Arc::new(Part::new(program));
         let service =
             |name: &str, port| Self { name: name.to_owned(), port, log: log.to_owned(), part: Arc::clone(&part) };
@@ -206,6 +240,12 @@ impl Service {
         self.start().await
     }
 
+    /// The id of its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.part.id()
+    }
+
     /// Why it is not running although nobody asked it to end.
     #[must_use]
     pub fn unexpected_end(&self) -> Option<anyhow::Error> {
@@ -213,10 +253,9 @@ impl Service {
     }
 }
 
-/// A workspace binary that sees no more of this process's environment than any program needs, and says all it does.
-fn program(name: &str, log: &Path) -> Result<Program> {
-    let program = Program::new(name, workspace_binary(name)?, log).hermetic();
-    Ok(program.env("LOG_FORMAT", "text").env("RUST_LOG", "info"))
+/// A program that sees no more of this process's environment than any program needs, and says all it does.
+fn hermetic(name: &str, binary: PathBuf, log: &Path) -> Program {
+    Program::new(name, binary, log).hermetic().env("LOG_FORMAT", "text").env("RUST_LOG", "info")
 }
 
 fn address(port: u16) -> String {

@@ -5,6 +5,7 @@ pub(crate) mod builder;
 use std::time::Duration;
 
 use anyhow::Result;
+use futures::future::join_all;
 
 pub use self::builder::{Builder, Database, Ports};
 use crate::{
@@ -13,8 +14,9 @@ use crate::{
     client::{BlockchainClient, CampaignClient, Grant},
     emulator::Emulator,
     paths::RunDir,
+    ports,
     pubsub::Pubsub,
-    service::Service,
+    service::{Service, Which},
     wait::{POLL, until_some},
 };
 
@@ -25,6 +27,8 @@ pub struct Stack {
     pub campaign: Service,
     /// The blockchain service.
     pub blockchain: Service,
+    /// Further replicas of both.
+    twins: Vec<Service>,
     /// The chain's process.
     pub anvil: Anvil,
     /// What is on the chain.
@@ -93,6 +97,34 @@ impl Stack {
         &self.run_dir
     }
 
+    /// One of the services: its first process.
+    pub fn service(&self, which: Which) -> &Service {
+        match which {
+            Which::Campaign => &self.campaign,
+            Which::Blockchain => &self.blockchain,
+        }
+    }
+
+    /// All processes of a service, running or not, the first one first.
+    pub fn replicas(&self, which: Which) -> impl Iterator<Item = &Service> {
+        let first = self.service(which);
+        std::iter::once(first).chain(self.twins.iter().filter(|twin| twin.name() == first.name()))
+    }
+
+    /// Adds further replicas of a service, on its database, to be started by hand ([`Service::start`]).
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn add_replicas(&mut self, which: Which, count: usize) -> Result<()> {
+        let known = self.replicas(which).count();
+        for number in known + 1..=known + count {
+            let log = self.run_dir.log(&format!("{which}-{number}"));
+            let twin = self.service(which).twin(ports::free()?, log);
+            self.twins.push(twin);
+        }
+        Ok(())
+    }
+
     /// A client of the campaign service.
     pub fn campaign_client(&self) -> CampaignClient {
         CampaignClient::new(self.campaign.url())
@@ -123,6 +155,7 @@ impl Stack {
             .or_else(|| self.anvil.unexpected_end())
             .or_else(|| self.campaign.unexpected_end())
             .or_else(|| self.blockchain.unexpected_end())
+            .or_else(|| self.twins.iter().find_map(Service::unexpected_end))
     }
 
     /// Waits until a part ends unexpectedly, and says which.
@@ -140,11 +173,12 @@ impl Stack {
     /// # Errors
     /// When a part cannot be stopped.
     pub async fn stop(self) -> Result<()> {
-        let services = tokio::join!(self.campaign.stop(), self.blockchain.stop());
+        let services = [&self.campaign, &self.blockchain].into_iter().chain(&self.twins);
+        let services: Result<()> = join_all(services.map(Service::stop)).await.into_iter().collect();
         let rest = match &self.broker {
             Broker::Own(emulator) => tokio::join!(emulator.stop(), self.anvil.stop()),
             Broker::Shared(_) | Broker::InProcess => (Ok(()), self.anvil.stop().await),
         };
-        services.0.and(services.1).and(rest.0).and(rest.1)
+        services.and(rest.0).and(rest.1)
     }
 }

@@ -58,6 +58,7 @@ async fn a_frozen_process_goes_on_when_told() {
             async move { is }
         }
     };
+    until(SOON, "it to sleep", state_of('S')).await.unwrap();
     process.pause();
     until(SOON, "it to be frozen", state_of('T')).await.unwrap();
     process.resume();

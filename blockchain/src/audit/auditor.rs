@@ -1,8 +1,9 @@
 //! One audit, a small step at a time: through the ledger of the blockchain service, through the events of the chain, and
 //! through the ledger of the campaign service, page by page. However long they are, memory holds one page of each.
 //!
-//! It repairs the one case that is safe: a payment in a final block, to the right recipient and of the right amount,
-//! whose result was never recorded, is settled as every payment is.
+//! It repairs what is safe: a payment in a final block, to the right recipient and of the right amount, that the ledger does
+//! not call one, is settled as every payment is. Its result was lost; or it was cancelled, and a transaction paid it that a
+//! restored database had forgotten.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -312,7 +313,7 @@ impl Auditor {
         Ok(found > 0)
     }
 
-    /// Settles payments that are on chain and whose result was never recorded. Returns whether it did anything.
+    /// Settles payments that are on chain, whatever the ledger says of them. Returns whether it did anything.
     async fn record_lost(&self, lost: &[(Payment, Ending)]) -> Result<bool, Error> {
         if lost.is_empty() || !self.repair {
             return Ok(false);
@@ -410,11 +411,11 @@ impl PaymentsPage {
         self.rows.len() == usize::from(PAGE)
     }
 
-    /// Payments that were made once, as they should be, and of which the ledger never heard.
+    /// Payments that were made once, as they should be, and that the ledger does not call paid, nor is about to.
     fn lost(&self) -> Vec<(Payment, Ending)> {
         let rows = self.rows.iter().filter_map(|(payment, entry, paid)| {
             let Verdict::Differs(differences) = compare(entry, paid, &self.horizon) else { return None };
-            let [(Kind::ResultLost, Some(paid))] = differences[..] else { return None };
+            let [(Kind::ResultLost | Kind::PaidThoughFailed, Some(paid))] = differences[..] else { return None };
             let (transaction_hash, block_number) = (paid.transaction_hash, paid.block_number);
             let paid = Paid { transaction_hash, block_number, gas_used: None, gas_price: None };
             Some((payment.clone(), Ending::Completed(paid)))

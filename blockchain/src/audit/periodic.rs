@@ -54,16 +54,16 @@ impl Worker for PeriodicAudit {
         let Some(mut round) = state.round.take() else {
             let reading = self.auditor.read_once().await?;
             if self.auditor.complete_claimed().await? > 0 {
-                return Ok(Progress::Worked);
+                return Ok(Progress::Worked(1));
             }
-            let Reading::UpTo { next_block } = reading else { return Ok(Progress::Worked) };
+            let Reading::UpTo { next_block } = reading else { return Ok(Progress::Worked(1)) };
             let now = self.auditor.clock.now();
             if state.due_at.is_some_and(|due_at| now < due_at) {
                 return Ok(Progress::Idle);
             }
             state.due_at = Some(now + self.every);
             state.round = Some(self.auditor.begin(next_block));
-            return Ok(Progress::Worked);
+            return Ok(Progress::Worked(1));
         };
         let more = match self.auditor.step(&mut round).await {
             Err(error @ Error::Campaign(_)) => {
@@ -87,7 +87,7 @@ impl Worker for PeriodicAudit {
         } else {
             self.publish(round.report(), &mut state.logged);
         }
-        Ok(Progress::Worked)
+        Ok(Progress::Worked(1))
     }
 }
 

@@ -170,9 +170,26 @@ impl Reader {
         Ok(missed)
     }
 
+    /// Reads a chunk of blocks without keeping anything: from one on, and not beyond `last`. Returns the first block that was
+    /// not read, too.
+    pub(crate) async fn look(&self, node: &dyn Chain, from: u64, last: u64) -> Result<(Vec<ChainPayment>, u64), Error> {
+        let to = last.min(from.saturating_add(self.chunk.blocks() - 1));
+        let logs = match node.logs(&payments_between(self.source.distributor, from, to)).await {
+            Ok(logs) => logs,
+            Err(error) => {
+                self.chunk.set((to - from).div_ceil(2));
+                return Err(error.into());
+            }
+        };
+        let payments = self.payments(&logs, from, to)?;
+        self.chunk.adapt(payments.len());
+        Ok((payments, to + 1))
+    }
+
     fn payments(&self, logs: &[LogEntry], from: u64, to: u64) -> Result<Vec<ChainPayment>, Error> {
         let now = self.clock.now();
         let payments: Option<Vec<_>> = logs.iter().map(|entry| ChainPayment::read(entry, now)).collect();
+        let payments = payments.map(|payments| payments.concat());
         let are_meant = logs
             .iter()
             .all(|entry| entry.log.address == self.source.distributor && (from..=to).contains(&entry.block_number));

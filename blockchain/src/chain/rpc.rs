@@ -11,6 +11,7 @@ use alloy::consensus::BlockHeader as _;
 use alloy::network::TransactionBuilder as _;
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::providers::{DynProvider, Provider, ProviderBuilder};
+use alloy::rpc::client::BatchRequest;
 use alloy::rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest};
 use alloy::transports::{RpcError, TransportErrorKind, TransportResult};
 use async_trait::async_trait;
@@ -187,15 +188,29 @@ impl Chain for Rpc {
         self.ask(async |node| node.send_raw_transaction(raw).await.map(drop)).await
     }
 
-    async fn receipt(&self, hash: B256) -> Result<Option<Receipt>> {
-        let receipt = self.ask(async |node| node.get_transaction_receipt(hash).await).await?;
-        Ok(receipt.as_ref().and_then(mined))
+    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>> {
+        let receipts = self.ask(async |node| receipts(node, hashes).await).await?;
+        Ok(receipts.into_iter().map(|receipt| receipt.as_ref().and_then(mined)).collect())
     }
 
     async fn logs(&self, filter: &Filter) -> Result<Vec<LogEntry>> {
         let logs = self.ask(async |node| node.get_logs(filter).await).await?;
         Ok(logs.into_iter().filter_map(entry).collect())
     }
+}
+
+/// All of them in one request, a JSON-RPC batch.
+async fn receipts(node: &DynProvider, hashes: &[B256]) -> TransportResult<Vec<Option<TransactionReceipt>>> {
+    if hashes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut batch = BatchRequest::new(node.client());
+    let answers = hashes
+        .iter()
+        .map(|hash| batch.add_call::<_, Option<TransactionReceipt>>("eth_getTransactionReceipt", &(hash,)))
+        .collect::<TransportResult<Vec<_>>>()?;
+    batch.send().await?;
+    futures::future::try_join_all(answers).await
 }
 
 /// A receipt without a block is none.

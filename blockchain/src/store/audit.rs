@@ -67,22 +67,33 @@ impl Store {
         row.map(|row| db::unsigned(&row, "block_number")).transpose()
     }
 
-    /// Puts payments back into the queue that are assigned to a transaction which has ended without saying what became of
-    /// them. Nothing else could ever end these.
+    /// Puts payments back into the queue that have failed, or are assigned to a transaction which has ended without saying
+    /// what became of them. Only for those that the chain has paid: whatever takes them from the queue completes them.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
     pub async fn requeue(&self, payments: &[Payment]) -> db::Result<()> {
         let mut tx = self.database.begin("audit_requeue").await?;
+        let keys = keys(payments);
+        sqlx::query(
+            "-- store::count_failed_back
+             update tally set failed_grants = failed_grants - (select count(*) from payment
+                 where request_id in (select value->>0 from jsonb_each($1)) and state = 'failed')",
+        )
+        .bind(&keys)
+        .execute(&mut *tx)
+        .await?;
         sqlx::query(
             "-- store::requeue
-             update payment set state = 'queued', transaction_id = null
-             where request_id in (select value->>'request_id' from json_each($1)) and state = 'assigned'
-               and not exists (select 1 from chain_transaction t
-                               where t.id = payment.transaction_id and t.state = 'pending')",
+             update payment set state = 'queued', transaction_id = null, error_code = null, error_message = null,
+                                finished_at = null
+             where request_id in (select value->>0 from jsonb_each($1))
+               and (state = 'failed'
+                    or state = 'assigned' and not exists (select 1 from chain_transaction t
+                                                          where t.id = payment.transaction_id and t.state = 'pending'))",
         )
-        .bind(keys(payments))
+        .bind(keys)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

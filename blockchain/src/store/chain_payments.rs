@@ -3,7 +3,6 @@
 //! Every page is small, and each write a short transaction: an audit may run in another process beside the service.
 
 use alloy::primitives::{Address, B256, U256};
-use serde::Serialize;
 use shared::db::{self, Tx};
 use shared::id::Issuer;
 use sqlx::Row;
@@ -36,18 +35,20 @@ pub struct Cursor {
 /// A place in the order of the chain: block number and log index.
 pub type Place = (u64, u64);
 
-#[derive(Debug, Serialize)]
-struct NewRow {
-    block_number: u64,
-    log_index: u64,
-    block_hash: String,
-    transaction_hash: String,
-    grant_id: String,
-    issuer: Option<Issuer>,
-    grant_index: Option<i64>,
-    recipient: String,
-    amount: String,
-    seen_at: i64,
+db::row! {
+    #[derive(Debug)]
+    struct NewRow {
+        block_number: u64 => bigint,
+        log_index: u64 => bigint,
+        block_hash: String => text,
+        transaction_hash: String => text,
+        grant_id: String => text,
+        issuer: Option<Issuer> => text,
+        grant_index: Option<i64> => bigint,
+        recipient: String => text,
+        amount: String => text,
+        seen_at: i64 => bigint,
+    }
 }
 
 impl NewRow {
@@ -68,13 +69,8 @@ impl NewRow {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct IdRow {
-    grant_id: String,
-}
-
 fn ids(ids: &[GrantId]) -> String {
-    db::rows(&ids.iter().map(|id| IdRow { grant_id: id.to_string() }).collect::<Vec<_>>())
+    db::keys(ids.iter().map(GrantId::to_string))
 }
 
 /// The columns that [`chain_payment`] reads, from a table or alias `c`.
@@ -221,7 +217,7 @@ impl Store {
             "-- store::chain_payments_of\n select ",
             chain_columns!(),
             " from chain_payment c
-               where c.grant_id in (select value->>'grant_id' from json_each($1)) and c.block_number < $2
+               where c.grant_id in (select value->>0 from jsonb_each($1)) and c.block_number < $2
                order by c.block_number, c.log_index"
         ))
         .bind(ids(grants))
@@ -277,7 +273,7 @@ impl Store {
             " from chain_payment c
                where c.issuer = $1 and (c.grant_index, c.block_number, c.log_index) > ($2, $3, $4)
                  and c.grant_index <= $5 and c.block_number < $6
-                 and c.grant_id not in (select value->>'grant_id' from json_each($7))
+                 and c.grant_id not in (select value->>0 from jsonb_each($7))
                order by c.grant_index, c.block_number, c.log_index limit $8"
         ))
         .bind(String::from(span.issuer))
@@ -324,17 +320,12 @@ async fn move_cursor(tx: &mut Tx, from: Cursor, to: Cursor) -> db::Result<bool> 
 
 async fn insert(tx: &mut Tx, paid: &[ChainPayment]) -> db::Result<u64> {
     let rows: Vec<_> = paid.iter().map(NewRow::new).collect();
-    let inserted = sqlx::query(
-        "-- store::insert_chain_payments
-         insert into chain_payment (block_number, log_index, block_hash, transaction_hash, grant_id, issuer,
-                                    grant_index, recipient, amount, seen_at)
-         select cast(value->>'block_number' as bigint), cast(value->>'log_index' as bigint), value->>'block_hash',
-                value->>'transaction_hash', value->>'grant_id', value->>'issuer',
-                cast(value->>'grant_index' as bigint), value->>'recipient', value->>'amount',
-                cast(value->>'seen_at' as bigint)
-         from json_each($1) where true
-         on conflict (block_number, log_index) do nothing",
-    )
+    let inserted = sqlx::query(db::sql!(
+        "-- store::insert_chain_payments\n insert into chain_payment ",
+        NewRow::VALUES,
+        " where true
+             on conflict (block_number, log_index) do nothing"
+    ))
     .bind(db::rows(&rows))
     .execute(&mut **tx)
     .await?;

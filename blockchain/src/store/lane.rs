@@ -19,7 +19,7 @@ pub struct LaneId {
 }
 
 impl LaneId {
-    pub(super) fn signer(self) -> String {
+    pub(crate) fn signer(self) -> String {
         self.signer.to_checksum(None)
     }
 }

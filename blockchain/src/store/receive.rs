@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use alloy::primitives::B256;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use shared::db::{self, Tx};
 use shared::event::{GrantsStarted, ResultEvent};
 use shared::id::{RequestId, WalletAddress};
@@ -13,7 +12,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::settle::{Verdict, end};
-use super::{Store, keys, payment, payment_columns};
+use super::{QUEUE_CHANNEL, Store, keys, payment, payment_columns};
 use crate::domain::{Demand, Ending, Failure, Paid, Payment};
 
 /// What a batch of requests came to.
@@ -42,24 +41,26 @@ enum Standing {
     Ended(Ending, DateTime<Utc>),
 }
 
-#[derive(Debug, Serialize)]
-struct NewPayment<'a> {
-    request_id: &'a RequestId,
-    grant_id: String,
-    user_id: &'a str,
-    campaign_id: &'a str,
-    recipient: WalletAddress,
-    token_amount: u64,
-    state: &'static str,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    traceparent: Option<String>,
-    priority: u8,
-    expires_at: Option<i64>,
-    finality: Option<String>,
-    requested_at: i64,
-    received_at: i64,
-    finished_at: Option<i64>,
+db::row! {
+    #[derive(Debug)]
+    struct NewPayment<'a> {
+        request_id: &'a RequestId => text,
+        grant_id: String => text,
+        user_id: &'a str => text,
+        campaign_id: &'a str => text,
+        recipient: WalletAddress => text,
+        token_amount: u64 => bigint,
+        state: &'static str => text,
+        error_code: Option<String> => text,
+        error_message: Option<String> => text,
+        traceparent: Option<String> => text,
+        priority: u8 => bigint,
+        expires_at: Option<i64> => bigint,
+        finality: Option<String> => text,
+        requested_at: i64 => bigint,
+        received_at: i64 => bigint,
+        finished_at: Option<i64> => bigint,
+    }
 }
 
 impl Store {
@@ -125,6 +126,10 @@ impl Store {
         if !cancelled.is_empty() {
             end(&mut tx, None, &cancelled, now).await?;
         }
+        if received.queued > 0 {
+            // The process that received them need not be the one that sends them.
+            self.database.wake(&mut tx, QUEUE_CHANNEL).await?;
+        }
         tx.commit().await?;
         Ok(received)
     }
@@ -159,20 +164,15 @@ async fn insert(tx: &mut Tx, demands: &[Demand], now: DateTime<Utc>) -> db::Resu
             }
         })
         .collect();
-    let inserted = sqlx::query(
-        "-- store::insert_payments
-         insert into payment (request_id, grant_id, user_id, campaign_id, recipient, token_amount, state, not_before,
-                              error_code, error_message, traceparent, priority, expires_at, finality, requested_at,
-                              received_at, finished_at)
-         select value->>'request_id', value->>'grant_id', value->>'user_id', value->>'campaign_id',
-                value->>'recipient', cast(value->>'token_amount' as bigint), value->>'state',
-                cast(value->>'received_at' as bigint), value->>'error_code', value->>'error_message',
-                value->>'traceparent', cast(value->>'priority' as bigint), cast(value->>'expires_at' as bigint),
-                value->>'finality', cast(value->>'requested_at' as bigint), cast(value->>'received_at' as bigint),
-                cast(value->>'finished_at' as bigint)
-         from json_each($1) where true
-         on conflict do nothing returning request_id, state",
-    )
+    let inserted = sqlx::query(db::sql!(
+        "-- store::insert_payments\n insert into payment (not_before, ",
+        NewPayment::COLUMNS,
+        ") select received_at, ",
+        NewPayment::COLUMNS,
+        " from (",
+        NewPayment::SELECT,
+        ") new where true on conflict do nothing returning request_id, state"
+    ))
     .bind(db::rows(&rows))
     .fetch_all(&mut **tx)
     .await?;
@@ -198,7 +198,7 @@ async fn known(tx: &mut Tx, demands: &[Demand]) -> db::Result<Known> {
         payment_columns!(),
         ", p.state, p.transaction_hash, p.block_number, p.gas_used, p.gas_price, p.error_code, p.error_message,
           p.finished_at
-         from payment p where p.request_id in (select value->>'request_id' from json_each($1))"
+         from payment p where p.request_id in (select value->>0 from jsonb_each($1))"
     ))
     .bind(keys(demands.iter().map(Demand::payment)))
     .fetch_all(&mut **tx)

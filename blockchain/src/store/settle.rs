@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use alloy::primitives::B256;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::json;
 use shared::db::{self, Tx};
 use shared::fail_point;
@@ -51,18 +50,20 @@ pub struct Ended {
     pub mined: Option<(B256, u64)>,
 }
 
-#[derive(Debug, Serialize)]
-struct Row<'a> {
-    request_id: &'a RequestId,
-    state: &'static str,
-    not_before: Option<i64>,
-    transaction_hash: Option<String>,
-    block_number: Option<u64>,
-    gas_used: Option<u64>,
-    gas_price: Option<u64>,
-    error_code: Option<&'a str>,
-    error_message: Option<&'a str>,
-    finished_at: Option<i64>,
+db::row! {
+    #[derive(Debug)]
+    struct Row<'a> {
+        request_id: &'a RequestId => text,
+        state: &'static str => text,
+        not_before: Option<i64> => bigint,
+        transaction_hash: Option<String> => text,
+        block_number: Option<u64> => bigint,
+        gas_used: Option<u64> => bigint,
+        gas_price: Option<u64> => bigint,
+        error_code: Option<&'a str> => text,
+        error_message: Option<&'a str> => text,
+        finished_at: Option<i64> => bigint,
+    }
 }
 
 impl<'a> Row<'a> {
@@ -180,24 +181,22 @@ pub(super) async fn end(
 
 /// Ends or queues again those of the payments that the transaction carries; returns which these are.
 async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db::Result<HashSet<RequestId>> {
-    let moved = sqlx::query(
+    let moved = sqlx::query(db::sql!(
         "-- store::end_payments
-         update payment set
-             state = value->>'state',
-             transaction_id = case when value->>'state' = 'queued' then null else transaction_id end,
-             not_before = coalesce(cast(value->>'not_before' as bigint), not_before),
-             transaction_hash = value->>'transaction_hash',
-             block_number = cast(value->>'block_number' as bigint),
-             gas_used = cast(value->>'gas_used' as bigint),
-             gas_price = cast(value->>'gas_price' as bigint),
-             error_code = value->>'error_code',
-             error_message = value->>'error_message',
-             finished_at = cast(value->>'finished_at' as bigint)
-         from json_each($1)
-         where payment.request_id = value->>'request_id' and payment.state in ('queued', 'claimable', 'assigned')
-           and coalesce(payment.transaction_id, '') = $2
-         returning request_id",
-    )
+             update payment set
+                 state = ended.state,
+                 transaction_id = case when ended.state = 'queued' then null else transaction_id end,
+                 not_before = coalesce(ended.not_before, payment.not_before),
+                 transaction_hash = ended.transaction_hash, block_number = ended.block_number,
+                 gas_used = ended.gas_used, gas_price = ended.gas_price, error_code = ended.error_code,
+                 error_message = ended.error_message, finished_at = ended.finished_at
+             from (",
+        Row::SELECT,
+        ") ended
+             where payment.request_id = ended.request_id and payment.state in ('queued', 'claimable', 'assigned')
+               and coalesce(payment.transaction_id, '') = $2
+             returning payment.request_id"
+    ))
     .bind(db::rows(rows))
     .bind(transaction.unwrap_or_default())
     .fetch_all(&mut **tx)

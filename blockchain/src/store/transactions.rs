@@ -63,6 +63,42 @@ pub enum Reopened {
     Unknown,
 }
 
+/// Payments that wait for a transaction.
+#[derive(Debug)]
+pub struct Taken {
+    /// Each with the time since when it waits.
+    pub payments: Vec<(Payment, DateTime<Utc>)>,
+    /// Keeps other processes from them, where there may be others.
+    pub lock: Option<Tx>,
+}
+
+impl Taken {
+    /// Lets anybody take them, from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the database did not say so; they are free all the same.
+    pub async fn give_back(self) -> db::Result<()> {
+        match self.lock {
+            Some(tx) => tx.roll_back().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The queue in its order, locked or not.
+macro_rules! queued {
+    ($lock:literal) => {
+        concat!(
+            "-- store::queued\n select ",
+            payment_columns!(),
+            ", p.not_before from payment p where p.state = 'queued' and p.not_before <= $1
+               order by p.priority desc, p.not_before, p.request_id limit $2 ",
+            $lock
+        )
+    };
+}
+
 impl Store {
     /// Up to `limit` payments whose time is over and that are in no transaction.
     ///
@@ -83,75 +119,50 @@ impl Store {
         rows.iter().map(payment).collect()
     }
 
-    /// Up to `limit` payments that wait for a transaction, the most urgent first, then the longest waiting, with the time
-    /// since when.
+    /// Up to `limit` payments that wait for a transaction, the most urgent first, then the longest waiting, that no other
+    /// process is about to assign.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub async fn queued(&self, limit: usize, now: DateTime<Utc>) -> db::Result<Vec<(Payment, DateTime<Utc>)>> {
-        let rows = sqlx::query(concat!(
-            "-- store::queued\n select ",
-            payment_columns!(),
-            ", p.not_before from payment p where p.state = 'queued' and p.not_before <= $1
-               order by p.priority desc, p.not_before, p.request_id limit $2"
-        ))
-        .bind(now.timestamp_micros())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(self.database.reader())
-        .await?;
-        rows.iter().map(|row| Ok((payment(row)?, db::time(row, "not_before")?))).collect()
+    pub async fn take_queued(&self, limit: usize, now: DateTime<Utc>) -> db::Result<Taken> {
+        let mut tx = self.database.begin_taking("assign").await?;
+        let (now, limit) = (now.timestamp_micros(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = match &mut tx {
+            None => sqlx::query(queued!("")).bind(now).bind(limit).fetch_all(self.database.reader()).await?,
+            Some(tx) => {
+                let query = sqlx::query(queued!("for update skip locked"));
+                query.bind(now).bind(limit).fetch_all(&mut **tx).await?
+            }
+        };
+        let payments = rows.iter().map(|row| Ok((payment(row)?, db::time(row, "not_before")?)));
+        Ok(Taken { payments: payments.collect::<db::Result<_>>()?, lock: tx })
     }
 
     /// Binds payments, or a root, to the lane's next nonce for ever, with the signed bytes and their hash. Returns the
     /// transaction's name; `None`, having changed nothing, if the lane, the nonce, one of the payments or the root is no
-    /// longer free.
+    /// longer free. `lock` is what the payments were [taken](Self::take_queued) with.
     ///
     /// # Errors
     ///
     /// When nothing was committed.
     pub async fn assign(
         &self,
+        lock: Option<Tx>,
         lane: Lane,
         transaction: &NewTransaction<'_>,
         now: DateTime<Utc>,
     ) -> db::Result<Option<String>> {
-        let mut tx = self.database.begin("assign").await?;
-        let taken = sqlx::query(
-            "-- store::take_nonce
-             update lane set next_nonce = next_nonce + 1
-             where chain_id = $1 and signer = $2 and fence = $3 and next_nonce = $4",
-        )
-        .bind(lane.id.chain_id.cast_signed())
-        .bind(lane.id.signer())
-        .bind(lane.fence.cast_signed())
-        .bind(transaction.nonce.cast_signed())
-        .execute(&mut *tx)
-        .await?;
-        if taken.rows_affected() != 1 {
-            return Ok(None);
+        let mut tx = match lock {
+            Some(tx) => tx,
+            None => self.database.begin("assign").await?,
+        };
+        let id = assign(&mut tx, lane, transaction, now).await?;
+        match id {
+            Some(_) => tx.commit().await?,
+            None => tx.roll_back().await?,
         }
-        let id = insert(&mut tx, lane.id, transaction, now).await?;
-        let assigned = sqlx::query(
-            "-- store::assign_payments
-             update payment set state = 'assigned', transaction_id = $2
-             where state = 'queued' and request_id in (select value->>'request_id' from json_each($1))",
-        )
-        .bind(keys(transaction.payments))
-        .bind(&id)
-        .execute(&mut *tx)
-        .await?;
-        if assigned.rows_affected() != transaction.payments.len() as u64 {
-            return Ok(None);
-        }
-        if let Some(publication) = transaction.publication
-            && !claims::assign(&mut tx, publication, &id).await?
-        {
-            return Ok(None);
-        }
-        announce(&mut tx, transaction.payments, transaction.signed.hash, now).await?;
-        tx.commit().await?;
-        Ok(Some(id))
+        Ok(id)
     }
 
     /// Takes a nonce of the lane that nothing is known of, for a transaction that pays nobody. Whether it did: not if the
@@ -339,6 +350,40 @@ impl Store {
         Ok(pending)
     }
 
+    /// How many transactions of the lane have an open fate.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn open_transactions(&self, lane: LaneId) -> db::Result<usize> {
+        let row = sqlx::query(
+            "-- store::open_transactions
+             select count(*) as open from chain_transaction where state = 'pending' and chain_id = $1 and signer = $2",
+        )
+        .bind(lane.chain_id.cast_signed())
+        .bind(lane.signer())
+        .fetch_one(self.database.reader())
+        .await?;
+        db::corrupt("open", usize::try_from(row.try_get::<i64, _>("open")?))
+    }
+
+    /// How many transactions of a chain wait for a block, and the grants in them.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn unmined(&self, chain_id: u64) -> db::Result<(u64, u64)> {
+        let row = sqlx::query(
+            "-- store::unmined
+             select count(*) as transactions, cast(coalesce(sum(grants), 0) as bigint) as grants
+             from chain_transaction where state = 'pending' and chain_id = $1 and mined_block is null",
+        )
+        .bind(chain_id.cast_signed())
+        .fetch_one(self.database.reader())
+        .await?;
+        Ok((db::unsigned(&row, "transactions")?, db::unsigned(&row, "grants")?))
+    }
+
     /// The signed bytes of an attempt.
     ///
     /// # Errors
@@ -372,6 +417,49 @@ impl Store {
             .await?;
         tx.commit().await
     }
+}
+
+/// Everything that [`Store::assign`] writes; `None` where something is not free, and nothing of it may be committed.
+async fn assign(
+    tx: &mut Tx,
+    lane: Lane,
+    transaction: &NewTransaction<'_>,
+    now: DateTime<Utc>,
+) -> db::Result<Option<String>> {
+    let taken = sqlx::query(
+        "-- store::take_nonce
+         update lane set next_nonce = next_nonce + 1
+         where chain_id = $1 and signer = $2 and fence = $3 and next_nonce = $4",
+    )
+    .bind(lane.id.chain_id.cast_signed())
+    .bind(lane.id.signer())
+    .bind(lane.fence.cast_signed())
+    .bind(transaction.nonce.cast_signed())
+    .execute(&mut **tx)
+    .await?;
+    if taken.rows_affected() != 1 {
+        return Ok(None);
+    }
+    let id = insert(tx, lane.id, transaction, now).await?;
+    let assigned = sqlx::query(
+        "-- store::assign_payments
+         update payment set state = 'assigned', transaction_id = $2
+         where state = 'queued' and request_id in (select value->>0 from jsonb_each($1))",
+    )
+    .bind(keys(transaction.payments))
+    .bind(&id)
+    .execute(&mut **tx)
+    .await?;
+    if assigned.rows_affected() != transaction.payments.len() as u64 {
+        return Ok(None);
+    }
+    if let Some(publication) = transaction.publication
+        && !claims::assign(tx, publication, &id).await?
+    {
+        return Ok(None);
+    }
+    announce(tx, transaction.payments, transaction.signed.hash, now).await?;
+    Ok(Some(id))
 }
 
 fn attempt(row: &AnyRow) -> db::Result<Attempt> {

@@ -173,7 +173,7 @@ async fn publish(store: &Store, nonce: u64, root: &ClaimRoot) -> Option<String> 
     let signed = signed(&format!("{nonce} {}", root.number));
     let publication = Some(Publication { root, distributor: DISTRIBUTOR });
     let transaction = NewTransaction { publication, ..transaction(nonce, &signed, &[]) };
-    store.assign(HELD, &transaction, at(1)).await.unwrap()
+    store.assign(None, HELD, &transaction, at(1)).await.unwrap()
 }
 
 /// Ends a transaction so.

@@ -9,7 +9,7 @@ use blockchain::domain::{Demand, Ending, Failure, GrantId, Paid, Payment};
 use blockchain::fees::Fees;
 use blockchain::signer::Signed;
 use blockchain::store::{
-    Ended, Lane, LaneId, NewTransaction, Queue, Reopened, Settlement, Store, SwitchSource, Tally, Verdict,
+    Ended, Lane, LaneId, NewTransaction, Queue, Reopened, Settlement, Store, SwitchSource, Taken, Tally, Verdict,
 };
 use blockchain::transaction::{BlockId, End, Pending, Purpose};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -108,7 +108,15 @@ async fn in_flight(store: &Store) -> (u64, u64) {
 
 /// Which grants are in the queue, in its order.
 async fn queued(store: &Store, now: DateTime<Utc>) -> Vec<Payment> {
-    store.queued(1000, now).await.unwrap().into_iter().map(|(payment, _)| payment).collect()
+    queued_since(store, 1000, now).await.into_iter().map(|(payment, _)| payment).collect()
+}
+
+/// The first of them, each with the time since when it waits.
+async fn queued_since(store: &Store, limit: usize, now: DateTime<Utc>) -> Vec<(Payment, DateTime<Utc>)> {
+    let mut taken = store.take_queued(limit, now).await.unwrap();
+    let payments = std::mem::take(&mut taken.payments);
+    taken.give_back().await.unwrap();
+    payments
 }
 
 fn signed(seed: &str) -> Signed {
@@ -124,7 +132,7 @@ fn transaction<'a>(nonce: u64, signed: &'a Signed, payments: &'a [Payment]) -> N
 }
 
 async fn assign(store: &Store, nonce: u64, signed: &Signed, payments: &[Payment]) -> Option<String> {
-    store.assign(HELD, &transaction(nonce, signed, payments), at(10)).await.unwrap()
+    store.assign(None, HELD, &transaction(nonce, signed, payments), at(10)).await.unwrap()
 }
 
 /// Takes a lane for the first time, or as the same owner again, on a chain that has this nonce; returns its next nonce.
@@ -291,12 +299,12 @@ async fn the_longest_waiting_come_first_and_no_more_than_asked_for(place: Place)
     receive(&store, &[payment(5), payment(3)], at(10)).await;
     receive(&store, &[payment(9), payment(1)], at(0)).await;
     let numbers = async |limit: usize, now| -> Vec<String> {
-        store.queued(limit, now).await.unwrap().into_iter().map(|(payment, _)| payment.request_id.to_string()).collect()
+        queued_since(&store, limit, now).await.into_iter().map(|(payment, _)| payment.request_id.to_string()).collect()
     };
     assert_eq!(numbers(10, at(10)).await, ["request-001", "request-009", "request-003", "request-005"]);
     assert_eq!(numbers(3, at(10)).await, ["request-001", "request-009", "request-003"]);
     assert_eq!(numbers(10, at(9)).await, ["request-001", "request-009"]);
-    let since: Vec<_> = store.queued(3, at(10)).await.unwrap().into_iter().map(|(_, since)| since).collect();
+    let since: Vec<_> = queued_since(&store, 3, at(10)).await.into_iter().map(|(_, since)| since).collect();
     assert_eq!(since, [at(0), at(0), at(10)]);
 }
 
@@ -330,6 +338,8 @@ async fn an_assigned_batch_keeps_nonce_bytes_and_hash(place: Place) {
     assert_eq!(carried, payments[..2]);
     assert_eq!(queued(&store, at(10)).await, payments[2..]);
     assert_eq!((store.next_nonce(LANE).await.unwrap(), in_flight(&store).await), (1, (1, 2)));
+    assert_eq!(store.unmined(LANE.chain_id).await.unwrap(), (1, 2));
+    assert_eq!(store.unmined(LANE.chain_id + 1).await.unwrap(), (0, 0), "of another chain");
     let progress = GrantsSubmitted {
         request_ids: payments[..2].iter().map(|payment| payment.request_id.clone()).collect(),
         transaction_hash: signed.hash.to_string(),
@@ -382,14 +392,15 @@ async fn assignments_at_the_same_time_take_each_nonce_and_each_payment_once(plac
         running.spawn(async move {
             let mut won = 0;
             loop {
-                let batch: Vec<_> =
-                    store.queued(3, at(10)).await.unwrap().into_iter().map(|(payment, _)| payment).collect();
+                let Taken { payments, lock } = store.take_queued(3, at(10)).await.unwrap();
+                let batch: Vec<_> = payments.into_iter().map(|(payment, _)| payment).collect();
                 if batch.is_empty() {
                     return won;
                 }
                 let nonce = store.next_nonce(LANE).await.unwrap();
                 let signed = signed(&format!("{process}-{nonce}-{won}"));
-                won += usize::from(assign(&store, nonce, &signed, &batch).await.is_some());
+                let transaction = transaction(nonce, &signed, &batch);
+                won += usize::from(store.assign(lock, HELD, &transaction, at(10)).await.unwrap().is_some());
             }
         });
     }
@@ -477,7 +488,7 @@ async fn an_owner_whose_time_is_over_commits_nothing(place: Place) {
     assert_eq!(store.pending(LANE).await.unwrap(), pending);
     assert_eq!(queued(&store, at(10)).await, payments[1..]);
     assert_eq!(tally(&store).await, [0, 0, 0]);
-    assert!(store.assign(next, &transaction(1, &b, &payments[1..]), at(10)).await.unwrap().is_some());
+    assert!(store.assign(None, next, &transaction(1, &b, &payments[1..]), at(10)).await.unwrap().is_some());
 }
 
 fn block(number: u64) -> BlockId {

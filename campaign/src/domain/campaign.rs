@@ -66,6 +66,12 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether it depends on `listed_users` who is paid.
+    #[must_use]
+    pub fn has_list(&self) -> bool {
+        self.eligibility != Eligibility::Open
+    }
+
     /// What a campaign is that nobody has made, where such may be used.
     #[must_use]
     pub fn of_first_use(campaign_id: &CampaignId) -> Self {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use shared::db::{self, Tx};
+use shared::db::{self, Tx, corrupt};
 use shared::event::RequestEvent;
 use shared::id::{CampaignId, IdempotencyKey, UserId};
 use shared::ledger::Cause;
 use shared::outbox::Pending;
+use sqlx::Row as _;
 
 use super::ledger::Ledger;
 use super::{Store, grant, grant_columns};
@@ -46,9 +46,9 @@ impl Store {
         now: DateTime<Utc>,
         policy: Policy,
     ) -> db::Result<Vec<Decision>> {
-        let mut known = known(&mut ledger.tx, arrivals).await?;
         let campaigns: Vec<_> = arrivals.iter().map(|arrival| &arrival.campaign_id).collect();
         ledger.projection.load_campaigns(&mut ledger.tx, &campaigns).await?;
+        let mut known = known(ledger, arrivals).await?;
 
         let mut decisions = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
@@ -97,27 +97,79 @@ fn of_first_use(campaign_id: &CampaignId, now: DateTime<Utc>) -> Campaign {
     Campaign::new(campaign_id.clone(), Spec::of_first_use(campaign_id), now)
 }
 
-/// One element of `json_each($1)`: what identifies an arrival.
-#[derive(Debug, Serialize)]
-struct Identity<'a> {
-    idempotency_key: Option<&'a IdempotencyKey>,
-    campaign_id: &'a CampaignId,
-    user_id: &'a UserId,
+db::row! {
+    /// What identifies an arrival.
+    #[derive(Debug, Clone, Copy)]
+    struct Identity<'a> {
+        place: usize => bigint,
+        idempotency_key: Option<&'a IdempotencyKey> => text,
+        campaign_id: &'a CampaignId => text,
+        user_id: &'a UserId => text,
+    }
 }
 
 /// What the arrivals depend on.
-async fn known(tx: &mut Tx, arrivals: &[Arrival]) -> db::Result<Known> {
+async fn known(ledger: &mut Ledger, arrivals: &[Arrival]) -> db::Result<Known> {
     let identities: Vec<_> = arrivals
         .iter()
-        .map(|arrival| Identity {
+        .enumerate()
+        .map(|(place, arrival)| Identity {
+            place,
             idempotency_key: arrival.key.as_ref(),
             campaign_id: &arrival.campaign_id,
             user_id: &arrival.user_id,
         })
         .collect();
-    let identities = db::rows(&identities);
+    let is_listing = |arrival: &Arrival| {
+        ledger.projection.campaign(&arrival.campaign_id).is_some_and(|campaign| campaign.spec.has_list())
+    };
+    let any_lists = arrivals.iter().any(is_listing);
+    let tx = &mut ledger.tx;
     let mut known = Known::default();
-    let participants = sqlx::query(concat!(
+    let switch = sqlx::query("-- store::known_switch\n select engaged from kill_switch where engaged = 1");
+    known.stopped = switch.fetch_optional(&mut **tx).await?.is_some();
+    if any_lists {
+        let listed = sqlx::query(db::sql!(
+            "-- store::known_listed\n select l.campaign_id, l.user_id from (",
+            Identity::SELECT,
+            ") arrival join listed_user l on l.campaign_id = arrival.campaign_id and l.user_id = arrival.user_id"
+        ))
+        .bind(db::rows(&identities))
+        .fetch_all(&mut **tx)
+        .await?;
+        for row in &listed {
+            known.listed.insert((db::parse(row, "campaign_id")?, db::parse(row, "user_id")?));
+        }
+    }
+    // Most often nobody was here before, which is found out for less than who it was. Not by `exists`, for which PostgreSQL
+    // may read whole tables.
+    let returning = sqlx::query(db::sql!(
+        "-- store::known_places\n select arrival.place from (",
+        Identity::SELECT,
+        ") arrival
+           where (select t.request_id from token_grant t
+                  where t.campaign_id = arrival.campaign_id and t.user_id = arrival.user_id
+                  order by t.user_grant_number desc limit 1) is not null
+              or (select k.request_id from idempotency_key k
+                  where k.idempotency_key = arrival.idempotency_key limit 1) is not null"
+    ))
+    .bind(db::rows(&identities))
+    .fetch_all(&mut **tx)
+    .await?;
+    let returning = returning
+        .iter()
+        .map(|row| Ok(identities[corrupt("place", usize::try_from(row.try_get::<i64, _>("place")?))?]))
+        .collect::<db::Result<Vec<_>>>()?;
+    if !returning.is_empty() {
+        know_grants(tx, &returning, &mut known).await?;
+    }
+    Ok(known)
+}
+
+/// Finds the grants of users and keys that were here before.
+async fn know_grants(tx: &mut Tx, returning: &[Identity<'_>], known: &mut Known) -> db::Result<()> {
+    let identities = db::rows(returning);
+    let participants = sqlx::query(db::sql!(
         "-- store::known_participants
          select p.user_grants, p.standing, ",
         grant_columns!(),
@@ -126,8 +178,9 @@ async fn known(tx: &mut Tx, arrivals: &[Arrival]) -> db::Result<Known> {
                        max(case when t.state in ('failed', 'expired', 'cancelled') then -1
                                 else t.user_grant_number end) as newest,
                        max(t.user_grant_number) as last
-                from (select distinct value->>'campaign_id' as campaign_id, value->>'user_id' as user_id
-                      from json_each($1)) v
+                from (select distinct campaign_id, user_id from (",
+        Identity::SELECT,
+        ") arrival) v
                 join token_grant t on t.campaign_id = v.campaign_id and t.user_id = v.user_id
                 group by t.campaign_id, t.user_id) p
            join token_grant g on g.campaign_id = p.campaign_id and g.user_id = p.user_id
@@ -142,32 +195,19 @@ async fn known(tx: &mut Tx, arrivals: &[Arrival]) -> db::Result<Known> {
         let (grants, standing) = (db::unsigned(row, "user_grants")?, db::unsigned(row, "standing")?);
         known.participants.insert(nature, Participant { grants, standing, latest: Some(latest) });
     }
-    if arrivals.iter().any(|arrival| arrival.key.is_some()) {
-        let by_key = sqlx::query(concat!(
-            "-- store::known_by_key\n select k.idempotency_key, ",
-            grant_columns!(),
-            " from json_each($1) join idempotency_key k on k.idempotency_key = value->>'idempotency_key'
-               join token_grant g on g.request_id = k.request_id"
-        ))
-        .bind(&identities)
-        .fetch_all(&mut **tx)
-        .await?;
-        for row in &by_key {
-            known.by_key.insert(db::parse(row, "idempotency_key")?, grant(row)?);
-        }
-    }
-    let listed = sqlx::query(
-        "-- store::known_listed
-         select l.campaign_id, l.user_id from json_each($1)
-         join listed_user l on l.campaign_id = value->>'campaign_id' and l.user_id = value->>'user_id'",
-    )
+    let by_key = sqlx::query(db::sql!(
+        "-- store::known_by_key\n select k.idempotency_key, ",
+        grant_columns!(),
+        " from (",
+        Identity::SELECT,
+        ") arrival join idempotency_key k on k.idempotency_key = arrival.idempotency_key
+           join token_grant g on g.request_id = k.request_id"
+    ))
     .bind(&identities)
     .fetch_all(&mut **tx)
     .await?;
-    for row in &listed {
-        known.listed.insert((db::parse(row, "campaign_id")?, db::parse(row, "user_id")?));
+    for row in &by_key {
+        known.by_key.insert(db::parse(row, "idempotency_key")?, grant(row)?);
     }
-    let switch = sqlx::query("-- store::known_switch\n select engaged from kill_switch where engaged = 1");
-    known.stopped = switch.fetch_optional(&mut **tx).await?.is_some();
-    Ok(known)
+    Ok(())
 }

@@ -25,14 +25,14 @@ impl Store {
         for (find, remove, read) in [
             (
                 "-- adopt::events\n select * from old_event order by id limit $1",
-                "-- adopt::forget_events\n delete from old_event where id in (select value->>'id' from json_each($1))",
+                "-- adopt::forget_events\n delete from old_event where id in (select value->>0 from jsonb_each($1))",
                 old_event as fn(&AnyRow) -> db::Result<Old>,
             ),
             (
                 "-- adopt::keys
                  select idempotency_key as id, request_id from old_key order by idempotency_key limit $1",
                 "-- adopt::forget_keys
-                 delete from old_key where idempotency_key in (select value->>'id' from json_each($1))",
+                 delete from old_key where idempotency_key in (select value->>0 from jsonb_each($1))",
                 old_key,
             ),
         ] {
@@ -41,8 +41,8 @@ impl Store {
                 let rows = sqlx::query(find).bind(BATCH).fetch_all(&mut *ledger.tx).await?;
                 let old = rows.iter().map(read).collect::<db::Result<Vec<_>>>()?;
                 adopt(&mut ledger, &old).await?;
-                let ids: Vec<_> = old.iter().map(|old| json!({ "id": old.id })).collect();
-                sqlx::query(remove).bind(db::rows(&ids)).execute(&mut *ledger.tx).await?;
+                let ids = db::keys(old.iter().map(|old| &old.id));
+                sqlx::query(remove).bind(ids).execute(&mut *ledger.tx).await?;
                 ledger.commit().await?;
                 entries += old.len();
             }

@@ -113,14 +113,13 @@ impl Store {
 
     /// These grants as they stood at this time, in their order.
     async fn grants_at(&self, grants: &[Grant], at: DateTime<Utc>) -> db::Result<Vec<Grant>> {
-        let ids: Vec<_> = grants.iter().map(|grant| serde_json::json!({ "id": grant.request_id })).collect();
         let rows = sqlx::query(concat!(
             "-- store::grants_at\n select ",
             entry_columns!(),
-            " from json_each($1) join event e on e.stream = 'grant' and e.subject = value->>'id'
+            " from jsonb_each($1) join event e on e.stream = 'grant' and e.subject = value->>0
                where e.at <= $2 order by e.sequence"
         ))
-        .bind(db::rows(&ids))
+        .bind(db::keys(grants.iter().map(|grant| &grant.request_id)))
         .bind(at.timestamp_micros())
         .fetch_all(self.database.reader())
         .await?;

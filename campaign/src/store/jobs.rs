@@ -76,12 +76,13 @@ impl Tally {
     }
 }
 
-#[derive(Serialize)]
-struct RejectionRow<'a> {
-    job_id: &'a str,
-    line: u64,
-    kind: &'a str,
-    reason: &'a str,
+db::row! {
+    struct RejectionRow<'a> {
+        job_id: &'a str => text,
+        line: u64 => bigint,
+        kind: &'a str => text,
+        reason: &'a str => text,
+    }
 }
 
 impl Store {
@@ -163,14 +164,11 @@ impl Store {
             .take(room)
             .map(|Rejection { line, kind, reason }| RejectionRow { job_id: job, line: *line, kind, reason })
             .collect();
-        sqlx::query(
-            "-- store::insert_rejections
-             insert into job_rejection (job_id, line, kind, reason)
-             select value->>'job_id', cast(value->>'line' as bigint), value->>'kind', value->>'reason'
-             from json_each($1)",
+        db::write(
+            &mut tx,
+            db::sql!("-- store::insert_rejections\n insert into job_rejection ", RejectionRow::VALUES),
+            &rows,
         )
-        .bind(db::rows(&rows))
-        .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(usize::try_from(tally.accepted).unwrap_or(0))

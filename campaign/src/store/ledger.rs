@@ -5,7 +5,6 @@
 //! sealed, and committed together with its messages.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::db::{self, Tx};
 use shared::fail_point;
@@ -219,12 +218,14 @@ impl Ledger {
 
     /// Writes all of it, and leaves the commit to the caller.
     pub(super) async fn write(self) -> db::Result<(Tx, Vec<Grant>)> {
-        let Self { mut tx, projection, head, entries, messages } = self;
+        let Self { mut tx, mut projection, head, entries, messages } = self;
         if entries.is_empty() {
             return Ok((tx, Vec::new()));
         }
+        let mut changed = projection.save_changes(&mut tx).await?;
+        tx.only_adds().await?;
         append(&mut tx, &entries).await?;
-        let changed = projection.save(&mut tx).await?;
+        changed.append(&mut projection.save_additions(&mut tx).await?);
         if !messages.is_empty() && !fail_point::switched("grant_without_message") {
             outbox::enqueue(&mut tx, &messages).await?;
         }
@@ -245,19 +246,21 @@ impl Ledger {
 /// The subject of what happens to the service as a whole.
 const SERVICE: &str = "campaign";
 
-#[derive(Debug, Serialize)]
-struct EntryRow<'a> {
-    sequence: u64,
-    at: i64,
-    stream: Stream,
-    subject: &'a str,
-    kind: &'a str,
-    schema_version: u32,
-    actor: &'a str,
-    message_id: Option<&'a str>,
-    trace_id: Option<&'a str>,
-    data: &'a str,
-    seal: Seal,
+db::row! {
+    #[derive(Debug)]
+    struct EntryRow<'a> {
+        sequence: u64 => bigint,
+        at: i64 => bigint,
+        stream: Stream => text,
+        subject: &'a str => text,
+        kind: &'a str => text,
+        schema_version: u32 => bigint,
+        actor: &'a str => text,
+        message_id: Option<&'a str> => text,
+        trace_id: Option<&'a str> => text,
+        data: &'a str => text,
+        seal: Seal => text,
+    }
 }
 
 async fn append(tx: &mut Tx, entries: &[Entry]) -> db::Result<()> {
@@ -277,18 +280,7 @@ async fn append(tx: &mut Tx, entries: &[Entry]) -> db::Result<()> {
             seal: entry.seal,
         })
         .collect();
-    sqlx::query(
-        "-- ledger::append
-         insert into event (sequence, at, stream, subject, kind, schema_version, actor, message_id, trace_id, data, seal)
-         select cast(value->>'sequence' as bigint), cast(value->>'at' as bigint), value->>'stream', value->>'subject',
-                value->>'kind', cast(value->>'schema_version' as bigint), value->>'actor', value->>'message_id',
-                value->>'trace_id', value->>'data', value->>'seal'
-         from json_each($1)",
-    )
-    .bind(db::rows(&rows))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    db::write(tx, db::sql!("-- ledger::append\n insert into event ", EntryRow::VALUES), &rows).await
 }
 
 /// The columns of `event`, in the order of [`entry`].

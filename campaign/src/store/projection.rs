@@ -9,7 +9,6 @@ mod save;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use shared::db::{self, corrupt, unsigned};
 use shared::id::{CampaignId, IdempotencyKey, RequestId, UserId};
 use shared::ledger::{Cause, Entry, Stream};
@@ -18,8 +17,8 @@ use sqlx::{AnyConnection, Row};
 
 use claims::{LeafRow, PublishedRow, RootRow, save_leaves, save_roots};
 use save::{
-    SwitchRow, save_campaigns, save_grants, save_keys, save_latencies, save_lists, save_minutes, save_switch,
-    save_transactions,
+    SwitchRow, forget_blocks, insert_grants, save_campaigns, save_keys, save_latencies, save_lists, save_minutes,
+    save_switch, save_transactions, update_grants,
 };
 
 use super::{grant, grant_columns};
@@ -58,16 +57,36 @@ pub(super) struct Projection {
     roots_published: Vec<PublishedRow>,
 }
 
-/// What was loaded, and whether it is to be written back.
+/// What was loaded or made, and how it is to be written.
 #[derive(Debug)]
 struct Tracked<T> {
     value: T,
-    is_changed: bool,
+    write: Write,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// It is as it was.
+    Nothing,
+    /// It is not as it was.
+    Update,
+    /// There was none.
+    Insert,
 }
 
 impl<T> Tracked<T> {
     fn loaded(value: T) -> Self {
-        Self { value, is_changed: false }
+        Self { value, write: Write::Nothing }
+    }
+
+    fn made(value: T) -> Self {
+        Self { value, write: Write::Insert }
+    }
+
+    fn change(&mut self) {
+        if self.write == Write::Nothing {
+            self.write = Write::Update;
+        }
     }
 }
 
@@ -125,9 +144,9 @@ impl Projection {
         let rows = sqlx::query(concat!(
             "-- projection::load_grants\n select ",
             grant_columns!(),
-            " from token_grant g where g.request_id in (select value->>'id' from json_each($1))"
+            " from token_grant g where g.request_id in (select value->>0 from jsonb_each($1))"
         ))
-        .bind(db::rows(&missing.into_iter().map(|id| Id { id: id.as_str() }).collect::<Vec<_>>()))
+        .bind(db::keys(missing))
         .fetch_all(&mut *connection)
         .await?;
         let mut campaigns = Vec::with_capacity(rows.len());
@@ -152,9 +171,9 @@ impl Projection {
         let rows = sqlx::query(concat!(
             "-- projection::load_campaigns\n select ",
             campaign_columns!(),
-            " from campaign c where c.campaign_id in (select value->>'id' from json_each($1))"
+            " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
         ))
-        .bind(db::rows(&missing.into_iter().map(|id| Id { id: id.as_str() }).collect::<Vec<_>>()))
+        .bind(db::keys(missing))
         .fetch_all(connection)
         .await?;
         for row in &rows {
@@ -230,13 +249,13 @@ impl Projection {
                 self.keys.push((key.clone(), request_id.clone()));
             }
             self.count(None, &grant, event, at, sequence);
-            self.grants.insert(request_id.clone(), Tracked { value: grant, is_changed: true });
+            self.grants.insert(request_id.clone(), Tracked::made(grant));
             return Effect::Moved;
         };
         let before = tracked.value.clone();
         let effect = tracked.value.apply(event, at);
         if tracked.value != before {
-            tracked.is_changed = true;
+            tracked.change();
             let after = tracked.value.clone();
             self.count(Some(&before), &after, event, at, sequence);
             if let (GrantEvent::Claimable(claimable), Effect::Moved) = (event, effect) {
@@ -269,9 +288,9 @@ impl Projection {
         let tracked = self
             .campaigns
             .entry(campaign_id.clone())
-            .or_insert_with(|| Tracked::loaded(Campaign::new(campaign_id.clone(), specified.spec.clone(), at)));
+            .or_insert_with(|| Tracked::made(Campaign::new(campaign_id.clone(), specified.spec.clone(), at)));
         tracked.value.apply(event, at);
-        tracked.is_changed = true;
+        tracked.change();
         self.lists.insert(campaign_id.clone(), std::mem::take(&mut tracked.value.spec.listed_users));
     }
 
@@ -295,7 +314,7 @@ impl Projection {
         let campaign_id = &after.request.campaign_id;
         let campaign = self.campaigns.get_mut(campaign_id).expect("a grant's campaign is loaded with it");
         campaign.value.tally.see(before, after, event, at, sequence);
-        campaign.is_changed = true;
+        campaign.change();
 
         let (left, entered) = (before.map(|grant| grant.state.standing()), after.state.standing());
         if left != Some(entered) {
@@ -358,19 +377,23 @@ impl Projection {
         share.last_seen_at = Some(at);
     }
 
-    /// Writes everything back that changed. Returns the grants among it.
-    pub(super) async fn save(self, connection: &mut AnyConnection) -> db::Result<Vec<Grant>> {
-        let campaigns: Vec<_> = self
-            .campaigns
-            .into_values()
-            .filter(|campaign| campaign.is_changed)
-            .map(|campaign| campaign.value)
-            .collect();
+    /// Writes what looks for rows that there are. Returns the grants among it.
+    pub(super) async fn save_changes(&mut self, connection: &mut AnyConnection) -> db::Result<Vec<Grant>> {
+        let changed = take(&mut self.grants, Write::Update);
+        update_grants(connection, &changed).await?;
+        forget_blocks(connection, &self.transactions).await?;
+        save_roots(connection, &self.roots_made, &self.roots_published).await?;
+        Ok(changed)
+    }
+
+    /// Adds rows, or adds to those of the same keys. Returns the grants among it.
+    pub(super) async fn save_additions(mut self, connection: &mut AnyConnection) -> db::Result<Vec<Grant>> {
+        let mut campaigns = take(&mut self.campaigns, Write::Insert);
+        campaigns.append(&mut take(&mut self.campaigns, Write::Update));
         save_campaigns(connection, &campaigns).await?;
         save_lists(connection, &self.lists).await?;
-        let grants: Vec<_> =
-            self.grants.into_values().filter(|grant| grant.is_changed).map(|grant| grant.value).collect();
-        save_grants(connection, &grants).await?;
+        let grants = take(&mut self.grants, Write::Insert);
+        insert_grants(connection, &grants).await?;
         save_keys(connection, &self.keys).await?;
         save_latencies(connection, self.latencies).await?;
         save_minutes(connection, self.minutes).await?;
@@ -379,9 +402,13 @@ impl Projection {
             save_switch(connection, row).await?;
         }
         save_leaves(connection, &self.leaves).await?;
-        save_roots(connection, &self.roots_made, &self.roots_published).await?;
         Ok(grants)
     }
+}
+
+/// Takes those out that are to be written like this.
+fn take<K: Ord, T>(tracked: &mut BTreeMap<K, Tracked<T>>, write: Write) -> Vec<T> {
+    tracked.extract_if(.., |_, tracked| tracked.write == write).map(|(_, tracked)| tracked.value).collect()
 }
 
 /// The campaign of the grant that an entry makes.
@@ -395,12 +422,6 @@ fn campaign_of_new_grant(entry: &Entry) -> db::Result<Option<CampaignId>> {
     }
     let place: Place = corrupt("data", serde_json::from_str(entry.data.get()))?;
     Ok(Some(place.campaign_id))
-}
-
-/// One element of `json_each($1)` where a query needs identifiers alone.
-#[derive(Debug, Serialize)]
-struct Id<'a> {
-    id: &'a str,
 }
 
 /// The columns that [`campaign`] reads, from a table or alias `c`.

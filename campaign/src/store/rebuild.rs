@@ -125,7 +125,8 @@ impl Reading {
         for entry in &entries {
             projection.apply(entry)?;
         }
-        projection.save(connection).await?;
+        projection.save_changes(connection).await?;
+        projection.save_additions(connection).await?;
         Ok(true)
     }
 }

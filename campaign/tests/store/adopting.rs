@@ -154,16 +154,16 @@ async fn a_long_history_is_adopted_whole(place: Place) {
         "insert into token_grant (request_id, grant_index, user_id, campaign_id, token_amount, state, retry_count,
                                   requested_at, updated_at, completed_at, error_message)
          select 'g-' || (value->>'n'), cast(value->>'n' as bigint), 'user-' || (value->>'n'), 'summer', 1, 'failed', 0, 5, 6,
-                6, 'no' from json_each($1)",
+                6, 'no' from jsonb_each($1)",
         "insert into grant_event (id, request_id, kind, at, data)
          select 'a-' || (value->>'n'), 'g-' || (value->>'n'), 'requested', 5,
                 '{\"campaign_id\":\"summer\",\"token_amount\":1,\"wallet_address\":null,\"user_id\":\"user-' || (value->>'n') || '\"}'
-         from json_each($1)",
+         from jsonb_each($1)",
         "insert into grant_event (id, request_id, kind, at, data)
          select 'b-' || (value->>'n'), 'g-' || (value->>'n'), 'failed', 6,
-                '{\"error_code\":null,\"error_message\":\"no\",\"processed_at\":\"2020-01-01T00:00:00Z\"}' from json_each($1)",
+                '{\"error_code\":null,\"error_message\":\"no\",\"processed_at\":\"2020-01-01T00:00:00Z\"}' from jsonb_each($1)",
         "insert into idempotency_key (idempotency_key, request_id)
-         select 'k-' || (value->>'n'), 'g-' || (value->>'n') from json_each($1)",
+         select 'k-' || (value->>'n'), 'g-' || (value->>'n') from jsonb_each($1)",
     ] {
         sqlx::query(sql).bind(&numbers).execute(&mut *tx).await.unwrap();
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 use super::{Failure, LetterId, MAX_ATTRIBUTE_BYTES, MAX_DETAIL_CHARS, MAX_PAYLOAD_BYTES};
 use crate::db::{self, Tx};
@@ -39,23 +38,25 @@ pub async fn keep(tx: &mut Tx, failures: &[Failure], now: DateTime<Utc>) -> db::
     Ok(kept)
 }
 
-#[derive(Debug, Serialize)]
-struct NewLetter {
-    id: LetterId,
-    topic: &'static str,
-    source: &'static str,
-    message_id: String,
-    published_at: i64,
-    reason: &'static str,
-    detail: String,
-    request_id: Option<String>,
-    payload_bytes: usize,
-    attributes: String,
-    attributes_dropped: usize,
-    now: i64,
-    /// Of the row that the message was redriven from.
-    earlier_id: Option<LetterId>,
-    attempt: Option<u32>,
+db::row! {
+    #[derive(Debug)]
+    struct NewLetter {
+        id: LetterId => text,
+        topic: &'static str => text,
+        source: &'static str => text,
+        message_id: String => text,
+        published_at: i64 => bigint,
+        reason: &'static str => text,
+        detail: String => text,
+        request_id: Option<String> => text,
+        payload_bytes: usize => bigint,
+        attributes: String => text,
+        attributes_dropped: usize => bigint,
+        now: i64 => bigint,
+        /// Of the row that the message was redriven from.
+        earlier_id: Option<LetterId> => text,
+        attempt: Option<u32> => bigint,
+    }
 }
 
 impl NewLetter {
@@ -91,16 +92,17 @@ impl NewLetter {
 async fn reopen(tx: &mut Tx, failure: &Failure, row: &NewLetter, payload: &[u8]) -> db::Result<Option<Kept>> {
     let Some((id, _)) = failure.redriven_from() else { return Ok(None) };
     let rows = db::rows(std::slice::from_ref(row));
-    let reopened = sqlx::query(
+    let reopened = sqlx::query(db::sql!(
         "-- dead_letter::reopen
-         update dead_letter set state = 'open', reason = value->>'reason', detail = value->>'detail',
-                                attempts = cast(value->>'attempt' as bigint),
-                                last_failed_at = cast(value->>'now' as bigint)
-         from json_each($1)
-         where dead_letter.id = value->>'earlier_id' and dead_letter.topic = value->>'topic'
-           and dead_letter.payload = $2 and dead_letter.state = 'redriven'
-           and dead_letter.attempts = cast(value->>'attempt' as bigint) - 1",
-    )
+             update dead_letter set state = 'open', reason = letter.reason, detail = letter.detail,
+                                    attempts = letter.attempt, last_failed_at = letter.now
+             from (",
+        NewLetter::SELECT,
+        ") letter
+             where dead_letter.id = letter.earlier_id and dead_letter.topic = letter.topic
+               and dead_letter.payload = $2 and dead_letter.state = 'redriven'
+               and dead_letter.attempts = letter.attempt - 1"
+    ))
     .bind(&rows)
     .bind(payload.to_vec())
     .execute(&mut **tx)
@@ -108,11 +110,12 @@ async fn reopen(tx: &mut Tx, failure: &Failure, row: &NewLetter, payload: &[u8])
     if reopened.rows_affected() > 0 {
         return Ok(Some(Kept::Again(id)));
     }
-    let known = sqlx::query(
-        "-- dead_letter::reopened_before
-         select d.id from json_each($1) join dead_letter d on d.id = value->>'earlier_id'
-         where d.topic = value->>'topic' and d.payload = $2 and d.attempts >= cast(value->>'attempt' as bigint)",
-    )
+    let known = sqlx::query(db::sql!(
+        "-- dead_letter::reopened_before\n select d.id from (",
+        NewLetter::SELECT,
+        ") letter join dead_letter d on d.id = letter.earlier_id
+               where d.topic = letter.topic and d.payload = $2 and d.attempts >= letter.attempt"
+    ))
     .bind(&rows)
     .bind(payload.to_vec())
     .fetch_optional(&mut **tx)
@@ -121,19 +124,18 @@ async fn reopen(tx: &mut Tx, failure: &Failure, row: &NewLetter, payload: &[u8])
 }
 
 async fn insert(tx: &mut Tx, row: &NewLetter, payload: &[u8]) -> db::Result<Kept> {
-    let inserted = sqlx::query(
+    let inserted = sqlx::query(db::sql!(
         "-- dead_letter::insert
-         insert into dead_letter (id, topic, source, message_id, published_at, reason, detail, state, request_id,
-                                  payload, payload_bytes, attributes, attributes_dropped, attempts, first_failed_at,
-                                  last_failed_at)
-         select value->>'id', value->>'topic', value->>'source', value->>'message_id',
-                cast(value->>'published_at' as bigint), value->>'reason', value->>'detail', 'open',
-                value->>'request_id', $2, cast(value->>'payload_bytes' as bigint), value->>'attributes',
-                cast(value->>'attributes_dropped' as bigint), 1, cast(value->>'now' as bigint),
-                cast(value->>'now' as bigint)
-         from json_each($1) where true
-         on conflict (topic, source, message_id, published_at) do nothing",
-    )
+             insert into dead_letter (id, topic, source, message_id, published_at, reason, detail, state, request_id,
+                                      payload, payload_bytes, attributes, attributes_dropped, attempts, first_failed_at,
+                                      last_failed_at)
+             select id, topic, source, message_id, published_at, reason, detail, 'open', request_id, $2, payload_bytes,
+                    attributes, attributes_dropped, 1, now, now
+             from (",
+        NewLetter::SELECT,
+        ") letter where true
+             on conflict (topic, source, message_id, published_at) do nothing"
+    ))
     .bind(db::rows(std::slice::from_ref(row)))
     .bind(payload.to_vec())
     .execute(&mut **tx)

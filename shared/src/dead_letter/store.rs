@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use tokio::sync::Notify;
@@ -104,14 +103,8 @@ fn attributes(row: &AnyRow) -> db::Result<AttributeMap> {
     db::corrupt("attributes", serde_json::from_str(&row.try_get::<String, _>("attributes")?))
 }
 
-/// One element of `json_each($1)` where a query needs ids alone.
-#[derive(Debug, Serialize)]
-struct Key {
-    id: LetterId,
-}
-
 fn keys(ids: &[LetterId]) -> String {
-    db::rows(&ids.iter().map(|id| Key { id: *id }).collect::<Vec<_>>())
+    db::keys(ids)
 }
 
 impl Filter {
@@ -217,7 +210,7 @@ impl DeadLetters {
                     $columns,
                     " from dead_letter where state = 'open' and attributes_dropped = 0
                         and payload_bytes = length(payload)
-                        and ($1 = '[]' or id in (select value->>'id' from json_each($1)))
+                        and ($1 = '[]' or id in (select value->>0 from jsonb_each($1)))
                         and ($2 = '' or state = $2) and ($3 = '' or reason = $3) and ($4 = '' or topic = $4)",
                     $rest
                 )
@@ -261,7 +254,7 @@ impl DeadLetters {
             sqlx::query(
                 "-- dead_letter::mark_redriven
                  update dead_letter set state = 'redriven', redriven_at = $2
-                 where id in (select value->>'id' from json_each($1))",
+                 where id in (select value->>0 from jsonb_each($1))",
             )
             .bind(keys(&redriven))
             .bind(now.timestamp_micros())

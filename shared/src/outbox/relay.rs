@@ -2,13 +2,15 @@
 //!
 //! A row that the broker refuses for good does not hold up those behind it: it becomes a dead letter in the transaction
 //! that removes it. Since the broker refuses a whole request for one message in it, each is tried alone first.
+//!
+//! Replicas share the outbox: the rows that one publishes are locked meanwhile, and the others skip them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -92,7 +94,7 @@ impl<P: Published> Worker for Relay<P> {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        let waiting = self.next().await?;
+        let (waiting, tx) = self.take().await?;
         let Some(oldest) = waiting.first() else {
             metrics::gauge!("outbox_oldest_seconds").set(0);
             return Ok(Progress::Idle);
@@ -107,7 +109,7 @@ impl<P: Published> Worker for Relay<P> {
         }
         let mut tried = Tried::default();
         if fail_point::switched("outbox_removed_before_publish") {
-            self.remove(&by_topic.values().flatten().cloned().collect::<Vec<_>>()).await?;
+            self.remove(None, &by_topic.values().flatten().cloned().collect::<Vec<_>>()).await?;
         }
         for (topic, waiting) in by_topic {
             let refused = self.publish(topic, waiting, &mut tried, Alone::No).await;
@@ -118,10 +120,10 @@ impl<P: Published> Worker for Relay<P> {
         for waiting in &tried.sent {
             metrics::histogram!("outbox_wait_seconds").record((now - waiting.created_at).as_seconds_f64());
         }
-        self.remove(&tried.sent).await?;
+        self.remove(tx, &tried.sent).await?;
         self.set_aside(&tried.undeliverable).await?;
         match tried.first_error {
-            None => Ok(Progress::Worked),
+            None => Ok(Progress::Worked(total)),
             Some(source) => {
                 let failed = total - tried.sent.len() - tried.undeliverable.len();
                 Err(Error::Publish { failed, total, source })
@@ -156,16 +158,27 @@ enum Alone {
     No,
 }
 
-impl<P: Published> Relay<P> {
-    /// The oldest rows, with the bodies of those that are redriven.
-    async fn next(&self) -> db::Result<Vec<Waiting>> {
-        let rows = sqlx::query(
-            "-- outbox::next
-             select id, topic, request_id, data, attributes, created_at, dead_letter_id from outbox order by id limit $1",
+/// The oldest rows, locked or not.
+macro_rules! oldest {
+    ($lock:literal) => {
+        concat!(
+            "-- outbox::oldest
+             select id, topic, request_id, data, attributes, created_at, dead_letter_id from outbox
+             order by id limit $1 ",
+            $lock
         )
-        .bind(BATCH)
-        .fetch_all(self.database.reader())
-        .await?;
+    };
+}
+
+impl<P: Published> Relay<P> {
+    /// The oldest rows that no other process publishes now, with the bodies of those that are redriven; and the
+    /// transaction that keeps others from them, where there may be others.
+    async fn take(&self) -> db::Result<(Vec<Waiting>, Option<Tx>)> {
+        let mut tx = self.database.begin_taking("relay").await?;
+        let rows = match &mut tx {
+            None => sqlx::query(oldest!("")).bind(BATCH).fetch_all(self.database.reader()).await?,
+            Some(tx) => sqlx::query(oldest!("for update skip locked")).bind(BATCH).fetch_all(&mut **tx).await?,
+        };
         let mut waiting = Vec::with_capacity(rows.len());
         let mut redriven_bytes = 0;
         for row in &rows {
@@ -180,7 +193,7 @@ impl<P: Published> Relay<P> {
             };
             waiting.push(read(row, data)?);
         }
-        Ok(waiting)
+        Ok((waiting, tx))
     }
 
     async fn payload(&self, dead_letter_id: &str) -> db::Result<Bytes> {
@@ -194,7 +207,9 @@ impl<P: Published> Relay<P> {
     /// Publishes messages of one topic. Those that were refused for good in company are returned, to be tried alone.
     async fn publish(&self, topic: Topic, waiting: Vec<Waiting>, tried: &mut Tried, alone: Alone) -> Vec<Waiting> {
         let messages = waiting.iter().map(|waiting| waiting.message.clone()).collect();
+        let start = Instant::now();
         let outcomes = self.bus.publish(topic, messages).await;
+        metrics::histogram!("publish_seconds", "topic" => topic.name()).record(start.elapsed().as_secs_f64());
         fail_point::reach("relay:published").await;
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         let count = |status, messages: usize| {
@@ -215,11 +230,18 @@ impl<P: Published> Relay<P> {
         refused
     }
 
-    async fn remove(&self, sent: &[Waiting]) -> db::Result<()> {
+    async fn remove(&self, taken: Option<Tx>, sent: &[Waiting]) -> db::Result<()> {
         if sent.is_empty() {
-            return Ok(());
+            // What is set aside is taken from the outbox next, by another transaction.
+            return match taken {
+                Some(tx) => tx.roll_back().await,
+                None => Ok(()),
+            };
         }
-        let mut tx = self.database.begin("relay").await?;
+        let mut tx = match taken {
+            Some(tx) => tx,
+            None => self.database.begin("relay").await?,
+        };
         delete(&mut tx, sent.iter()).await?;
         let grants: Vec<_> = sent.iter().filter_map(|waiting| waiting.request_id.clone()).collect();
         self.published.record(tx, &grants, self.clock.now()).await?.commit().await
@@ -265,19 +287,12 @@ fn failure(waiting: &Waiting, detail: &str) -> Failure {
     }
 }
 
-/// One element of `json_each($1)`: an id alone.
-#[derive(Serialize)]
-struct Key<'a> {
-    id: &'a str,
-}
-
 async fn delete(tx: &mut Tx, rows: impl Iterator<Item = &Waiting>) -> db::Result<()> {
-    let keys: Vec<_> = rows.map(|waiting| Key { id: &waiting.id }).collect();
     sqlx::query(
         "-- outbox::remove
-         delete from outbox where id in (select value->>'id' from json_each($1))",
+         delete from outbox where id in (select value->>0 from jsonb_each($1))",
     )
-    .bind(db::rows(&keys))
+    .bind(db::keys(rows.map(|waiting| &waiting.id)))
     .execute(&mut **tx)
     .await?;
     Ok(())

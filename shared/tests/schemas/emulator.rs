@@ -167,7 +167,7 @@ async fn the_relay_sets_aside_what_the_schema_refuses_and_sends_the_rest() {
         tx.commit().await.unwrap();
     }
     let relay = Relay::new(database.clone(), bus, Clock::system());
-    assert_eq!(relay.run_once().await.unwrap(), Progress::Worked);
+    assert_eq!(relay.run_once().await.unwrap(), Progress::Worked(3));
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
 
     let mut arrived = Vec::new();

@@ -22,8 +22,15 @@ pub const DECIMALS: u8 = 18;
 pub const REFUSED: [u8; 2] = [0x0b, 0xad];
 /// The most gas that a transaction may have (EIP-7825).
 pub const MAX_GAS: u64 = 16_777_216;
-/// What every mint gets (`MINT_GAS`), as a call that passes on 63/64 needs it, and the cost of reaching the token.
-const GAS_BEFORE_MINT: u64 = 200_000 * 64 / 63 + 5_000;
+/// The most grants that are minted together (`MINT_BATCH_GRANTS`).
+const TOGETHER: usize = 64;
+
+/// What must be left before so many grants are minted: their gas (`MINT_GAS`, or `MINT_BATCH_GAS` for each and
+/// `MINT_BATCH_BASE_GAS` once), as a call that passes on 63/64 needs it, and the cost of reaching the token.
+fn gas_before_minting(count: usize) -> u64 {
+    let gas = if count == 1 { 200_000 } else { 100_000 + 26_000 * count as u64 };
+    gas * 64 / 63 + 5_000
+}
 
 /// The hash of a wallet's creation code.
 #[must_use]
@@ -57,9 +64,11 @@ hashes! {
     CODE_HASH = "WALLET_CODE_HASH()";
     WALLET_OF = "walletOf(bytes32)";
     IS_PAID = "isPaid(uint256)";
+    MINTS_BATCHES = "mintsBatches()";
     SUBMITTER_ROLE = "SUBMITTER_ROLE";
     MINTER_ROLE = "MINTER_ROLE";
     GRANT_PAID = "GrantPaid(uint256,address,uint256)";
+    GRANTS_PAID = "GrantsPaid(bytes32,uint192,bytes)";
     GRANT_SKIPPED = "GrantSkipped(uint256)";
     GRANT_REJECTED = "GrantRejected(uint256,address,uint256,bytes)";
     TRANSFER = "Transfer(address,address,uint256)";
@@ -81,10 +90,30 @@ fn word(number: impl TryInto<u64>) -> B256 {
     B256::from(U256::from(number.try_into().unwrap_or(u64::MAX)))
 }
 
-/// The event that a grant was paid, for those who look for it.
+/// The payments that an event of the distributor tells of, for those who look for them: id, recipient and amount of each.
 #[must_use]
-pub fn grant_paid() -> B256 {
-    *GRANT_PAID
+pub fn payments(log: &Log) -> Vec<(U256, Address, U256)> {
+    let data = &log.data.data[..];
+    match log.topics() {
+        _ if log.address != DISTRIBUTOR => vec![],
+        [event, id, to] if *event == *GRANT_PAID => {
+            vec![((*id).into(), Address::from_word(*to), U256::from_be_slice(data))]
+        }
+        [event, _, prefix] if *event == *GRANTS_PAID => {
+            let length: usize = U256::from_be_slice(&data[32..64]).to();
+            let items = data[64..64 + length].chunks_exact(ITEM);
+            items.map(|item| read(U256::from_be_bytes(prefix.0) << 64, item)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// The bytes of an item.
+const ITEM: usize = 40;
+
+/// Id, recipient and amount of an item, whose group has this prefix.
+fn read(prefix: U256, item: &[u8]) -> (U256, Address, U256) {
+    (prefix | U256::from_be_slice(&item[..8]), Address::from_slice(&item[8..28]), U256::from_be_slice(&item[28..]))
 }
 
 /// One item of a packed batch.
@@ -130,29 +159,31 @@ fn reached(item: &Item, proof: &[B256]) -> B256 {
         .fold(keccak256(keccak256(leaf)), |node, sibling| keccak256([node.min(*sibling), node.max(*sibling)].concat()))
 }
 
-/// The batch that a call of `pay` carries; `None` for another call, and for one that does not follow the format.
+/// The groups of items that a call of `pay` carries, each of one campaign and one prefix; `None` for another call, and for
+/// one that does not follow the format.
 #[must_use]
-pub fn batch(call: &[u8]) -> Option<Vec<Item>> {
+pub fn batch(call: &[u8]) -> Option<Vec<Vec<Item>>> {
     let arguments = call.strip_prefix(&PAY[..4])?;
     let length = |at: usize| usize::try_from(U256::from_be_slice(arguments.get(at..at + 32)?)).ok();
     let at = length(0)?;
     let mut packed = arguments.get(at + 32..)?.get(..length(at)?)?;
-    let mut items = Vec::new();
+    let mut groups = Vec::new();
     while !packed.is_empty() {
         let (header, rest) = packed.split_at_checked(58)?;
         let count = usize::from(u16::from_be_bytes([header[56], header[57]]));
         if count == 0 {
             return None;
         }
-        let (group, rest) = rest.split_at_checked(count * 40)?;
-        for item in group.chunks_exact(40) {
-            let id = U256::from_be_slice(&header[32..56]) << 64 | U256::from_be_slice(&item[..8]);
-            let (to, amount) = (Address::from_slice(&item[8..28]), U256::from_be_slice(&item[28..]));
-            items.push(Item { campaign: B256::from_slice(&header[..32]), id, to, amount });
-        }
+        let (group, rest) = rest.split_at_checked(count * ITEM)?;
+        let (campaign, prefix) = (B256::from_slice(&header[..32]), U256::from_be_slice(&header[32..56]) << 64);
+        let items = group.chunks_exact(ITEM).map(|item| {
+            let (id, to, amount) = read(prefix, item);
+            Item { campaign, id, to, amount }
+        });
+        groups.push(items.collect());
         packed = rest;
     }
-    (!items.is_empty()).then_some(items)
+    (!groups.is_empty()).then_some(groups)
 }
 
 /// What is stored on chain.
@@ -212,6 +243,7 @@ impl Contracts {
         let is = |hash: &B256| selector == &hash[..4];
         let answer = match to {
             DISTRIBUTOR if is(&TOKEN_VIEW) => TOKEN.into_word(),
+            DISTRIBUTOR if is(&MINTS_BATCHES) => word(1_u64),
             DISTRIBUTOR if is(&IS_PAID) => word(u64::from(self.paid.contains(&argument(0)?.into()))),
             DISTRIBUTOR if is(&HAS_ROLE) => {
                 word(u64::from(argument(0)? == *SUBMITTER_ROLE && argument(1)? == self.submitter.into_word()))
@@ -283,20 +315,122 @@ impl Run<'_> {
         if self.contracts.paused {
             return Err(encode(&ENFORCED_PAUSE, &[]));
         }
-        let items = batch(data).ok_or_else(|| encode(&MALFORMED_BATCH, &[]))?;
+        let groups = batch(data).ok_or_else(|| encode(&MALFORMED_BATCH, &[]))?;
         let mut total = U256::ZERO;
         let mut before: Option<Item> = None;
-        for item in items {
-            if before.is_none_or(|before| before.campaign != item.campaign) {
-                self.gas_used += 24_000;
+        for group in groups {
+            self.gas_used += 3_000;
+            let mut paid = Vec::new();
+            let mut items = &group[..];
+            while let Some(item) = items.first().copied() {
+                if before.is_none_or(|before| before.campaign != item.campaign) {
+                    self.gas_used += 24_000;
+                }
+                if before.is_none_or(|before| before.id >> 8 != item.id >> 8) {
+                    self.gas_used += 22_100;
+                }
+                before = Some(item);
+                let count = self.payable(items);
+                if count == 0 {
+                    self.refuse(item);
+                } else {
+                    self.mint_all(&items[..count], gas_limit, &mut paid)?;
+                }
+                items = &items[count.max(1)..];
             }
-            if before.is_none_or(|before| before.id >> 8 != item.id >> 8) {
-                self.gas_used += 22_100;
-            }
-            before = Some(item);
-            total += self.pay_one(item, gas_limit)?;
+            total += paid.iter().map(|item| item.amount).sum::<U256>();
+            self.announce(&paid);
         }
         self.spend_day(total, timestamp)
+    }
+
+    /// How many of the first items can be minted together: in one word, none paid before, all within the campaign's cap.
+    fn payable(&self, items: &[Item]) -> usize {
+        let Contracts { paid, campaign_paid, campaign_caps, forgetful, .. } = &*self.contracts;
+        let campaign = &items[0].campaign;
+        let cap = campaign_caps.get(campaign).copied().unwrap_or_default();
+        let mut sum = campaign_paid.get(campaign).copied().unwrap_or_default();
+        let mut ids = BTreeSet::new();
+        let can_be_paid = |item: &&Item| {
+            sum += item.amount;
+            let is_known = !ids.insert(item.id) || paid.contains(&item.id);
+            item.id >> 8 == items[0].id >> 8 && (!is_known || *forgetful) && (cap.is_zero() || sum <= cap)
+        };
+        items.iter().take(TOGETHER).take_while(can_be_paid).count()
+    }
+
+    /// Mints what can be minted: all together, or, where the token does not take one of them, one by one.
+    fn mint_all(&mut self, items: &[Item], gas_limit: u64, paid: &mut Vec<Item>) -> Result<(), Vec<u8>> {
+        if items.len() > 1 {
+            self.need(gas_before_minting(items.len()), gas_limit)?;
+            let taken = items.iter().take_while(|item| self.refusal(item).is_none()).count();
+            if taken < items.len() {
+                // They are minted in vain.
+                self.gas_used += 24_000 * taken as u64;
+            }
+            if taken == items.len() {
+                for item in items {
+                    self.mint(*item);
+                }
+                paid.extend(items);
+                return Ok(());
+            }
+        }
+        for item in items {
+            self.need(gas_before_minting(1), gas_limit)?;
+            match self.refusal(item) {
+                None => {
+                    self.gas_used += 1_500;
+                    self.mint(*item);
+                    paid.push(*item);
+                }
+                Some(reason) => self.reject(*item, reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn need(&self, gas: u64, gas_limit: u64) -> Result<(), Vec<u8>> {
+        if gas_limit < self.gas_used + gas { Err(encode(&NOT_ENOUGH_GAS, &[])) } else { Ok(()) }
+    }
+
+    /// Why the token does not take a recipient.
+    fn refusal(&self, item: &Item) -> Option<Vec<u8>> {
+        if item.to[..2] == REFUSED {
+            return Some(vec![]);
+        }
+        self.contracts.token_paused.then(|| encode(&ENFORCED_PAUSE, &[]))
+    }
+
+    /// Tells of an item that cannot be minted: it was paid before, or is over its campaign's cap.
+    fn refuse(&mut self, item: Item) {
+        if self.contracts.paid.contains(&item.id) && !self.contracts.forgetful {
+            self.gas_used += 1_800;
+            return self.tell(DISTRIBUTOR, vec![*GRANT_SKIPPED, item.id.into()], vec![]);
+        }
+        let cap = self.contracts.campaign_caps.get(&item.campaign).copied().unwrap_or_default();
+        self.reject(item, encode(&CAMPAIGN_CAP_EXCEEDED, &[item.campaign, cap.into()]));
+    }
+
+    /// Tells what was paid of a group.
+    fn announce(&mut self, paid: &[Item]) {
+        if let [Item { id, to, amount, .. }] = paid {
+            self.announce_one(*id, *to, *amount);
+        } else if let Some(Item { campaign, id, .. }) = paid.first() {
+            let mut data = [word(0x20_u64), word(paid.len() * ITEM)].concat();
+            for Item { id, to, amount, .. } in paid {
+                data.extend(&id.to_be_bytes::<32>()[24..]);
+                data.extend(to);
+                data.extend(&amount.to_be_bytes::<32>()[20..]);
+            }
+            data.resize(data.len().next_multiple_of(32), 0);
+            let prefix: U256 = *id >> 64;
+            self.tell(DISTRIBUTOR, vec![*GRANTS_PAID, *campaign, prefix.into()], data);
+        }
+    }
+
+    fn announce_one(&mut self, id: U256, to: Address, amount: U256) {
+        self.tell(DISTRIBUTOR, vec![*GRANT_PAID, id.into(), to.into_word()], B256::from(amount).to_vec());
     }
 
     fn spend_day(&mut self, total: U256, timestamp: u64) -> Result<(), Vec<u8>> {
@@ -351,21 +485,22 @@ impl Run<'_> {
             return Err(encode(&CAMPAIGN_CAP_EXCEEDED, &[campaign, cap.into()]));
         }
         self.spend_day(amount, timestamp)?;
-        if to[..2] == REFUSED {
-            return Err(encode(&MINT_REVERTED, &[]));
+        match self.refusal(&item) {
+            None => {}
+            Some(reason) if reason.is_empty() => return Err(encode(&MINT_REVERTED, &[])),
+            Some(reason) => return Err(reason),
         }
-        if self.contracts.token_paused {
-            return Err(encode(&ENFORCED_PAUSE, &[]));
-        }
-        self.mint(item, paid);
+        self.mint(item);
+        self.announce_one(id, to, amount);
         Ok(())
     }
 
-    /// Creates the tokens of a grant, whose campaign has paid so much before.
-    fn mint(&mut self, item: Item, paid: U256) {
+    /// Creates the tokens of a grant.
+    fn mint(&mut self, item: Item) {
         let Item { campaign, id, to, amount } = item;
+        let paid = self.contracts.campaign_paid.get(&campaign).copied().unwrap_or_default();
         let holds = self.contracts.balances.get(&to).copied();
-        self.gas_used += if holds.is_some_and(|holds| !holds.is_zero()) { 9_000 } else { 26_000 };
+        self.gas_used += if holds.is_some_and(|holds| !holds.is_zero()) { 8_300 } else { 25_400 };
         self.contracts.balances.insert(to, holds.unwrap_or_default() + amount);
         self.undo.push(Undo::Balance(to, holds.unwrap_or_default()));
         self.tell(TOKEN, vec![*TRANSFER, B256::ZERO, to.into_word()], B256::from(amount).to_vec());
@@ -374,36 +509,6 @@ impl Run<'_> {
         if self.contracts.paid.insert(id) {
             self.undo.push(Undo::Paid(id));
         }
-        self.tell(DISTRIBUTOR, vec![*GRANT_PAID, id.into(), to.into_word()], B256::from(amount).to_vec());
-    }
-
-    /// What was minted.
-    fn pay_one(&mut self, item: Item, gas_limit: u64) -> Result<U256, Vec<u8>> {
-        let Item { campaign, id, to, amount } = item;
-        if self.contracts.paid.contains(&id) && !self.contracts.forgetful {
-            self.gas_used += 1_800;
-            self.tell(DISTRIBUTOR, vec![*GRANT_SKIPPED, id.into()], vec![]);
-            return Ok(U256::ZERO);
-        }
-        let paid = self.contracts.campaign_paid.get(&campaign).copied().unwrap_or_default();
-        let cap = self.contracts.campaign_caps.get(&campaign).copied().unwrap_or_default();
-        if !cap.is_zero() && paid + amount > cap {
-            self.reject(item, encode(&CAMPAIGN_CAP_EXCEEDED, &[campaign, cap.into()]));
-            return Ok(U256::ZERO);
-        }
-        if gas_limit < self.gas_used + GAS_BEFORE_MINT {
-            return Err(encode(&NOT_ENOUGH_GAS, &[]));
-        }
-        if to[..2] == REFUSED {
-            self.reject(item, vec![]);
-            return Ok(U256::ZERO);
-        }
-        if self.contracts.token_paused {
-            self.reject(item, encode(&ENFORCED_PAUSE, &[]));
-            return Ok(U256::ZERO);
-        }
-        self.mint(item, paid);
-        Ok(amount)
     }
 
     fn reject(&mut self, item: Item, reason: Vec<u8>) {

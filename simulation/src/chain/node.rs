@@ -248,26 +248,27 @@ impl Chain for Node {
         answer
     }
 
-    async fn receipt(&self, hash: B256) -> Result<Option<Receipt>> {
+    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>> {
         let behind = self.behind();
         let missing = self.happens(|weather| weather.no_receipt);
         let orphan = self.happens(|weather| weather.orphan);
         let truncated = self.happens(|weather| weather.truncated);
         self.ask(|state| {
-            if missing {
-                return Ok(None);
-            }
-            if orphan && let Some(receipt) = state.orphans.get(&hash) {
-                return Ok(Some(receipt.clone()));
-            }
             let seen = state.seen(behind);
-            let receipt = state.receipts.get(&hash).filter(|receipt| receipt.block_number <= seen).cloned();
-            Ok(receipt.map(|mut receipt| {
+            let receipt = |hash: &B256| {
+                if missing {
+                    return None;
+                }
+                if orphan && let Some(receipt) = state.orphans.get(hash) {
+                    return Some(receipt.clone());
+                }
+                let mut receipt = state.receipts.get(hash).filter(|receipt| receipt.block_number <= seen).cloned()?;
                 if truncated {
                     receipt.logs.truncate(receipt.logs.len() / 2);
                 }
-                receipt
-            }))
+                Some(receipt)
+            };
+            Ok(hashes.iter().map(receipt).collect())
         })
         .await
     }

@@ -39,7 +39,7 @@ impl Transaction {
     #[must_use]
     pub fn decode(raw: &[u8]) -> Option<Self> {
         let envelope = TxEnvelope::decode_2718_exact(raw).ok()?;
-        let items = contracts::batch(envelope.input()).unwrap_or_default();
+        let groups = contracts::batch(envelope.input()).unwrap_or_default();
         Some(Self {
             hash: *envelope.tx_hash(),
             sender: envelope.signature().recover_address_from_prehash(&envelope.signature_hash()).ok()?,
@@ -49,7 +49,7 @@ impl Transaction {
             gas_limit: envelope.gas_limit(),
             max_fee: u64::try_from(envelope.max_fee_per_gas()).unwrap_or(u64::MAX),
             tip: u64::try_from(envelope.max_priority_fee_per_gas().unwrap_or_default()).unwrap_or(u64::MAX),
-            ids: items.into_iter().map(|item| item.id).collect(),
+            ids: groups.iter().flatten().map(|item| item.id).collect(),
             chain_id: envelope.chain_id(),
         })
     }

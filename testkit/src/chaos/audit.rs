@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, B256, U256};
 use serde::Serialize;
 
-use crate::chain::{Payment, base_units};
+use crate::{
+    chain::{Payment, base_units},
+    client::Grant,
+};
 
 /// What clients and services say in the end.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +74,25 @@ pub enum End {
     Unanswered,
     /// There never was such a grant: the campaign's budget did not allow it.
     Refused,
+}
+
+impl End {
+    /// What a service says that was asked for a grant.
+    #[must_use]
+    pub fn of(grant: Option<Grant>) -> Self {
+        match grant {
+            None => Self::Unknown,
+            Some(grant) if grant.is_completed() => {
+                Self::Completed(grant.transaction_hash.and_then(|hash| hash.parse().ok()))
+            }
+            Some(grant) if grant.state == "cancelled" => Self::Cancelled,
+            Some(Grant { state, more, .. }) if matches!(&*state, "failed" | "expired") => {
+                let said = |field: &str| more.get(field).and_then(|value| value.as_str().map(str::to_owned));
+                Self::Failed(said("error_code").or_else(|| said("error_message")).unwrap_or_default())
+            }
+            Some(grant) => Self::Open(grant.state),
+        }
+    }
 }
 
 /// What is on the chain.

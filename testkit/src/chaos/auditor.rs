@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{fault::Which, world::World};
+use super::world::World;
+use crate::service::Which;
 
 /// How long an audit may take.
 const WITHIN: Duration = Duration::from_mins(1);

@@ -3,25 +3,10 @@
 use std::fmt;
 
 use super::kind::Kind;
-use crate::rpc_proxy::{Liar, Lie};
-
-/// One of the two services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Which {
-    /// The campaign service.
-    Campaign,
-    /// The blockchain service.
-    Blockchain,
-}
-
-impl fmt::Display for Which {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Campaign => "campaign",
-            Self::Blockchain => "blockchain",
-        })
-    }
-}
+use crate::{
+    rpc_proxy::{Liar, Lie},
+    service::Which,
+};
 
 /// What is deleted from the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{fault::Which, world::World};
-use crate::wait::until;
+use super::world::World;
+use crate::{service::Which, wait::until};
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);

@@ -10,12 +10,13 @@ use rand::{
 };
 
 use super::{
-    fault::{Deleted, Fault, Which},
+    fault::{Deleted, Fault},
     kind::{Kind, Selection},
 };
 use crate::{
     anvil::EPOCH_SLOTS,
     rpc_proxy::{Liar, Lie},
+    service::Which,
     stack::Database,
 };
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::Address;
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     audit::{Campaign, Claims, End, OnChain, Promised, Verdict},
     books::{Books, Ledger},
-    fault::{Fault, Which},
+    fault::Fault,
     kind::Kind,
     load::{Load, Wanted},
     schedule::{Lane, Planned, Schedule},
@@ -29,11 +29,12 @@ use super::{
 use crate::{
     anvil::Anvil,
     chain::{Chain, Contracts, base_units},
-    client::{CampaignClient, Grant},
+    client::CampaignClient,
     emulator::Emulator,
     miner::Miner,
-    paths::RunDir,
+    paths::{RunDir, workspace_binary},
     ports,
+    service::Which,
     stack::{Database, builder::deploy},
     wait::until_some,
 };
@@ -53,6 +54,9 @@ const SLOW_SECONDS: f64 = 20.0;
 
 /// How long a stack may take to start.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long after the end of all grants a service may take to record what a restored database had forgotten.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the audit may ask a service for a grant.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -95,7 +99,7 @@ impl Venue {
             let anvil = Anvil::start_from(run_dir.log("anvil"), ports::free()?, &chain_state).await?;
             let nowhere = Contracts { token: Address::ZERO, distributor: Address::ZERO, wallet_factory: Address::ZERO };
             let _miner = Miner::start(Chain::new(&anvil.url(), nowhere)?, Duration::from_millis(50));
-            let contracts = deploy(&anvil.url(), &run_dir).await?;
+            let contracts = deploy(workspace_binary("blockchain")?, &anvil.url(), &run_dir).await?;
             anvil.stop().await?;
             anyhow::Ok(contracts)
         };
@@ -205,13 +209,16 @@ impl Outcome {
     /// Whether nothing is lost, paid twice, wrong, stuck, above a budget or miscounted, no answer contradicts another, and the product's own auditor agrees.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        // A database that was restored has forgotten payments, and its auditor says so.
         let restored = self.faults.contains_key(Kind::RestoreDatabase.name());
-        let excused = |difference: &str| restored && difference == "blockchain unknown_payment";
         self.verdict.is_good()
             && self.contradictions.is_empty()
-            && self.auditor.keys().all(|difference| excused(difference))
+            && self.auditor.keys().all(|difference| is_expected(difference, restored))
     }
+}
+
+/// Whether this difference is as it should be: a database that was restored has forgotten payments.
+fn is_expected(difference: &str, restored: bool) -> bool {
+    restored && difference == "blockchain unknown_payment"
 }
 
 /// A seed under way.
@@ -265,7 +272,8 @@ impl Watched {
         let quiet_from = healed.into_iter().chain(restarted).fold(began + load.length, Instant::max);
         let _ = timeout(patience, open.until_none(self, &client)).await;
         let recovery_seconds = open.is_none().then(|| quiet_from.elapsed().as_secs_f64());
-        self.audit(world, schedule, recovery_seconds).await
+        let auditor = self.final_differences(world).await;
+        self.audit(world, schedule, recovery_seconds, auditor).await
     }
 
     /// Carries out the faults of one lane, one after the other.
@@ -319,7 +327,30 @@ impl Watched {
         }
     }
 
-    async fn audit(&self, world: &World, schedule: &Schedule, recovery_seconds: Option<f64>) -> Result<Outcome> {
+    /// What the product's own auditor names in the end. A database that was restored may have forgotten transactions that
+    /// were on their way, which are mined, read and recorded only after all grants have ended.
+    async fn final_differences(&self, world: &World) -> BTreeMap<String, usize> {
+        let restored = self.has_done(Kind::RestoreDatabase);
+        let until = Instant::now() + REPAIR_TIMEOUT;
+        loop {
+            let differences = world.ask_auditor().await.unwrap_or_else(|error| {
+                world.found(format!("{error:#}"));
+                BTreeMap::from([("no answer".to_owned(), 1)])
+            });
+            if !restored || differences.keys().all(|kind| is_expected(kind, restored)) || Instant::now() > until {
+                return differences;
+            }
+            sleep(FOLLOW_EVERY).await;
+        }
+    }
+
+    async fn audit(
+        &self,
+        world: &World,
+        schedule: &Schedule,
+        recovery_seconds: Option<f64>,
+        auditor: BTreeMap<String, usize>,
+    ) -> Result<Outcome> {
         let Books { accepted, unwanted, unanswered, refused, contradictions, retries, uploads, .. } =
             self.ledger.books();
         let client = world.client();
@@ -362,10 +393,6 @@ impl Watched {
         let verdict = Verdict::of(&claims, &chain);
 
         let skipped = world.chain.skipped().await?;
-        let auditor = world.ask_auditor().await.unwrap_or_else(|error| {
-            world.found(format!("{error:#}"));
-            BTreeMap::from([("no answer".to_owned(), 1)])
-        });
         let Notes { findings, deaths, .. } = world.notes();
         self.note(Kind::KillAtFailPoint, deaths.len());
         let injected = self.injected.lock().unwrap_or_else(PoisonError::into_inner);
@@ -400,18 +427,7 @@ impl Watched {
 async fn end_of(client: &CampaignClient, request_id: &str) -> Result<End> {
     let what = format!("an answer about {request_id}");
     let grant = until_some(ASK_TIMEOUT, &what, || async { client.grant(request_id).await.ok() });
-    Ok(match grant.await? {
-        None => End::Unknown,
-        Some(grant) if grant.is_completed() => {
-            End::Completed(grant.transaction_hash.and_then(|hash| hash.parse::<B256>().ok()))
-        }
-        Some(grant) if grant.state == "cancelled" => End::Cancelled,
-        Some(Grant { state, more, .. }) if matches!(&*state, "failed" | "expired") => {
-            let said = |field: &str| more.get(field).and_then(|value| value.as_str().map(str::to_owned));
-            End::Failed(said("error_code").or_else(|| said("error_message")).unwrap_or_default())
-        }
-        Some(grant) => End::Open(grant.state),
-    })
+    Ok(End::of(grant.await?))
 }
 
 /// The grants that are not known to be final, those that were asked for longest ago first.

@@ -12,12 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    fault::{Fault, Which},
-    messages::Observer,
-    schedule::Schedule,
-    seed::Venue,
-};
+use super::{fault::Fault, messages::Observer, schedule::Schedule, seed::Venue};
 use crate::{
     anvil::Anvil,
     chain::Chain,
@@ -32,7 +27,7 @@ use crate::{
     process::tail,
     pubsub::Pubsub,
     rpc_proxy::RpcProxy,
-    service::{READY_TIMEOUT, Service},
+    service::{READY_TIMEOUT, Service, Which},
     stack::{
         Database,
         builder::{blockchain_environment, environment, new_project},

@@ -116,6 +116,12 @@ impl Part {
         }
     }
 
+    /// The id of the process that runs now, if one does.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.running().ok().map(|process| process.id())
+    }
+
     /// Why it is not running although nobody asked it to end.
     #[must_use]
     pub fn unexpected_end(&self) -> Option<anyhow::Error> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use crate::{
     anvil::{self, Anvil},
     chain::{Chain, Contracts},
     emulator::{Emulator, NoEmulator},
-    paths::{RunDir, workspace_binary},
+    paths::{RunDir, binary_in, workspace_binary},
     ports,
     postgres::Postgres,
     process::Program,
@@ -78,9 +78,12 @@ pub struct Builder {
     database: Database,
     ports: Option<Ports>,
     block_time: Duration,
+    blocks_kept: Option<u32>,
+    signers: usize,
     project: Option<String>,
     emulator: EmulatorOf,
     run_dir: Option<RunDir>,
+    binaries: Option<PathBuf>,
     campaign: BTreeMap<String, String>,
     blockchain: BTreeMap<String, String>,
     services: Services,
@@ -100,9 +103,12 @@ impl Default for Builder {
             database: Database::default(),
             ports: None,
             block_time: Duration::from_millis(200),
+            blocks_kept: None,
+            signers: 1,
             project: None,
             emulator: EmulatorOf::default(),
             run_dir: None,
+            binaries: None,
             campaign: BTreeMap::new(),
             blockchain: BTreeMap::new(),
             services: Services::Ready,
@@ -130,6 +136,20 @@ impl Builder {
     #[must_use]
     pub fn block_time(mut self, block_time: Duration) -> Self {
         self.block_time = block_time;
+        self
+    }
+
+    /// Lets the chain forget the transactions of all but so many blocks; it keeps them all unless told.
+    #[must_use]
+    pub fn blocks_kept(mut self, blocks: u32) -> Self {
+        self.blocks_kept = Some(blocks);
+        self
+    }
+
+    /// How many accounts send transactions, each in a lane of its own; one unless told, four at most.
+    #[must_use]
+    pub fn signers(mut self, signers: usize) -> Self {
+        self.signers = signers;
         self
     }
 
@@ -165,6 +185,13 @@ impl Builder {
     #[must_use]
     pub fn run_dir(mut self, run_dir: RunDir) -> Self {
         self.run_dir = Some(run_dir);
+        self
+    }
+
+    /// The folder of another build's services; this program's own build unless told.
+    #[must_use]
+    pub fn binaries(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.binaries = Some(folder.into());
         self
     }
 
@@ -215,6 +242,10 @@ impl Builder {
             None => Ports::free()?,
         };
         let project = self.project.unwrap_or_else(new_project);
+        let binary = |name: &str| match &self.binaries {
+            Some(folder) => binary_in(folder, name),
+            None => workspace_binary(name),
+        };
         let progress = self.progress;
 
         let broker = async {
@@ -242,46 +273,51 @@ impl Builder {
             }
             anyhow::Ok(broker)
         };
+        let further_signers = &anvil::FURTHER_SUBMITTERS[..self.signers.saturating_sub(1)];
         let chain = async {
             let began = Instant::now();
-            let anvil = Anvil::start(run_dir.log("anvil"), ports.anvil, self.block_time).await?;
+            let log = run_dir.log("anvil");
+            let anvil = Anvil::start_keeping(log, ports.anvil, self.block_time, self.blocks_kept).await?;
             step(&*progress, "chain", &anvil.url(), "", began);
             let began = Instant::now();
-            let contracts = deploy(&anvil.url(), &run_dir).await?;
-            step(&*progress, "contracts", &format!("token {}", contracts.token), "", began);
-            anyhow::Ok((anvil, contracts))
+            let contracts = deploy(binary("blockchain")?, &anvil.url(), &run_dir).await?;
+            let chain = Chain::new(&anvil.url(), contracts)?;
+            for account in further_signers {
+                chain.appoint_submitter(account.address).await?;
+            }
+            step(&*progress, "contracts", &format!("token {}", chain.contracts().token), "", began);
+            anyhow::Ok((anvil, chain))
         };
         let databases = async {
             let campaign = database(self.database, "campaign", run_dir.path());
             let blockchain = database(self.database, "blockchain", run_dir.path());
             anyhow::Ok((campaign.await?, blockchain.await?))
         };
-        let (broker, (anvil, contracts), databases) = tokio::try_join!(broker, chain, databases)?;
+        let (broker, (anvil, chain), databases) = tokio::try_join!(broker, chain, databases)?;
 
         let emulator_host = broker.emulator().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host().to_owned()));
         let common: Vec<_> = [("GCP_PROJECT_ID", project.clone())].into_iter().chain(emulator_host).collect();
         let campaign = environment(&common, databases.0, [], self.campaign);
-        let chain = blockchain_environment(&anvil.url(), &contracts, ports.campaign);
-        let blockchain = environment(&common, databases.1, chain, self.blockchain);
+        let told = told_of_chain(self.blockchain, &anvil, further_signers);
+        let of_chain = blockchain_environment(&anvil.url(), chain.contracts(), ports.campaign);
+        let blockchain = environment(&common, databases.1, of_chain, told);
         let [campaign, blockchain] = match broker {
             Broker::InProcess => {
                 let ports = [ports.campaign, ports.blockchain];
                 Service::together(ports, &run_dir.log("services"), [campaign, blockchain])?
             }
             Broker::Shared(_) | Broker::Own(_) => [
-                Service::new("campaign", ports.campaign, run_dir.log("campaign"), campaign)?,
-                Service::new("blockchain", ports.blockchain, run_dir.log("blockchain"), blockchain)?,
+                Service::of(binary("campaign")?, "campaign", ports.campaign, run_dir.log("campaign"), campaign),
+                Service::of(
+                    binary("blockchain")?,
+                    "blockchain",
+                    ports.blockchain,
+                    run_dir.log("blockchain"),
+                    blockchain,
+                ),
             ],
         };
-        let stack = Stack {
-            campaign,
-            blockchain,
-            chain: Chain::new(&anvil.url(), contracts)?,
-            anvil,
-            broker,
-            project,
-            run_dir,
-        };
+        let stack = Stack { campaign, blockchain, twins: Vec::new(), anvil, chain, broker, project, run_dir };
         if self.services == Services::Ready {
             let began = Instant::now();
             stack.campaign.spawn()?;
@@ -300,8 +336,8 @@ impl Builder {
 }
 
 /// Deploys the contracts, as the operator of a new chain would, with the service's own command.
-pub(crate) async fn deploy(rpc_url: &str, run_dir: &RunDir) -> Result<Contracts> {
-    let told = Program::new("blockchain deploy", workspace_binary("blockchain")?, run_dir.log("deploy"))
+pub(crate) async fn deploy(binary: PathBuf, rpc_url: &str, run_dir: &RunDir) -> Result<Contracts> {
+    let told = Program::new("blockchain deploy", binary, run_dir.log("deploy"))
         .hermetic()
         .arg("deploy")
         .args(["--rpc-url", rpc_url])
@@ -313,6 +349,20 @@ pub(crate) async fn deploy(rpc_url: &str, run_dir: &RunDir) -> Result<Contracts>
         .context("cannot deploy the contracts")?;
     let line = told.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("`blockchain deploy` printed {line:?}"))
+}
+
+/// What it is told besides: who tells of new blocks, and who signs where that is not one alone.
+fn told_of_chain(
+    mut told: BTreeMap<String, String>,
+    anvil: &Anvil,
+    further_signers: &[anvil::Account],
+) -> BTreeMap<String, String> {
+    told.entry("WS_URL".to_owned()).or_insert_with(|| anvil.url().replacen("http", "ws", 1));
+    if !further_signers.is_empty() {
+        let keys: Vec<_> = [anvil::SUBMITTER].iter().chain(further_signers).map(|account| account.key).collect();
+        told.insert("SIGNER_KEY".to_owned(), keys.join(","));
+    }
+    told
 }
 
 /// What the blockchain service is told of the chain, and of the campaign service that listens on a port.

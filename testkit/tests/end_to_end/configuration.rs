@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::stack::Builder;
-use testkit::{GrantRequest, Stack, anvil, until_some};
+use testkit::{GrantRequest, Stack, anvil, ports, until_some};
 
 use crate::harness::{SOON, builder};
 
@@ -55,6 +55,20 @@ async fn a_database_that_cannot_be_opened_stops_the_service() {
         stack.blockchain.set("DATABASE_URL", url);
         refuses_to_start(&stack, &["DATABASE_URL"]).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_one_sqlite_file_is_refused() {
+    let stack = builder(testkit::Database::Sqlite).start().await.unwrap();
+    for service in [&stack.campaign, &stack.blockchain] {
+        let second = service.twin(ports::free().unwrap(), stack.run_dir().log("second"));
+        second.spawn().unwrap();
+        assert!(!second.ended(SOON).await.unwrap().success());
+        let log = second.logged().unwrap();
+        assert!(log.contains("another process uses") && log.contains("DATABASE_URL to postgres://"), "{log}");
+    }
+    stack.blockchain.kill9().await.unwrap();
+    stack.blockchain.start().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,16 @@
 //! What the tests share: load, and the one check that every test ends with.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use alloy::primitives::{Address, Bytes};
 use alloy::sol_types::SolCall;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
+use sqlx::{AnyConnection, Connection as _};
 use testkit::stack::Builder;
-use testkit::{Database, Grant, GrantRequest, Stack, base_units, until, until_some};
+use testkit::{Database, Grant, GrantRequest, Service, Stack, base_units, until, until_some};
 
 /// Enough for anything that ends by itself.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
@@ -47,6 +49,22 @@ pub(crate) async fn assert_supply(stack: &Stack, whole_tokens: u64) -> Result<()
     assert_eq!(stack.chain.total_supply().await?, base_units(whole_tokens));
     assert_eq!(stack.chain.ids_paid_twice().await?, 0);
     Ok(())
+}
+
+/// The database that a service was told of.
+pub(crate) async fn database(service: &Service) -> Result<AnyConnection> {
+    sqlx::any::install_default_drivers();
+    let program = service.program();
+    Ok(AnyConnection::connect(program.variable("DATABASE_URL").context("it has a database")?).await?)
+}
+
+/// The signers of the lanes that a process says it holds; nothing where it does not answer, or does not know yet.
+pub(crate) async fn lanes_held(service: &Service) -> Option<BTreeSet<String>> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().ok()?;
+    let metrics = client.get(format!("{}/metrics", service.url())).send().await.ok()?.text().await.ok()?;
+    let lanes: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("lane_held{signer=\"")).collect();
+    let held = lanes.iter().filter_map(|lane| Some(lane.strip_suffix("\"} 1")?.to_owned())).collect();
+    (!lanes.is_empty()).then_some(held)
 }
 
 /// Calls a contract from one of anvil's accounts, and waits until the call is mined; returns the receipt.

@@ -6,6 +6,8 @@ mod nodes;
 mod nonces;
 mod owners;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use alloy::primitives::U256;
 use anyhow::Result;
 use serde_json::json;
@@ -25,6 +27,7 @@ on_both_databases! {
     grants_wait_while_the_signer_cannot_pay,
     a_transaction_that_is_never_mined_is_cancelled_and_its_grants_are_paid_by_another,
     a_batch_that_no_block_can_hold_is_halved,
+    a_block_has_no_more_of_our_gas_than_it_may,
 }
 
 /// A service that does not wait long, and that puts grants which are requested together into one transaction.
@@ -211,5 +214,31 @@ async fn a_batch_that_no_block_can_hold_is_halved(builder: Builder) -> Result<()
     let sizes = attempts(&stack).await?;
     let taken: Vec<&Attempt> = sizes.iter().filter(|attempt| attempt.purpose == "pay").collect();
     assert!(taken.len() >= 4, "{taken:?}");
+    stack.stop().await
+}
+
+async fn a_block_has_no_more_of_our_gas_than_it_may(builder: Builder) -> Result<()> {
+    const MOST: u64 = 2_000_000;
+    let builder = builder.blockchain_env("MAX_BLOCK_GAS", MOST.to_string()).blockchain_env("CONFIRMATIONS", "2");
+    let stack = builder.start().await?;
+    stack.chain.mine_every(0).await?;
+    let ids = request_grants(&stack, "summer", 150).await?;
+    until_stat(&stack, "/queue/grants", |queued| queued > 0).await?;
+    until_in_mempool(&stack).await?;
+    stack.chain.mine_every(1).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+
+    let payments = stack.chain.payments().await?;
+    let transactions: BTreeSet<_> = payments.iter().map(|paid| (paid.block_number, paid.transaction_hash)).collect();
+    let mut of_blocks: BTreeMap<u64, u64> = BTreeMap::new();
+    for (block, hash) in transactions {
+        let receipt = stack.chain.rpc("eth_getTransactionReceipt", json!([hash])).await?;
+        let gas: U256 = serde_json::from_value(receipt["gasUsed"].clone())?;
+        *of_blocks.entry(block).or_default() += gas.to::<u64>();
+    }
+    assert!(of_blocks.values().all(|gas| *gas <= MOST), "{of_blocks:?}");
+    assert!(of_blocks.len() >= 3, "150 grants fit no two such blocks: {of_blocks:?}");
+    let full = of_blocks.values().filter(|gas| **gas > MOST / 2).count();
+    assert!(full >= 2, "blocks are filled as far as they may be: {of_blocks:?}");
     stack.stop().await
 }

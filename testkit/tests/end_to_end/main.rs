@@ -14,6 +14,7 @@ mod harness;
 mod lanes;
 mod messages;
 mod outages;
+mod replicas;
 mod republishing;
 mod requests;
 mod schemas;

@@ -32,7 +32,9 @@ async fn a_request_becomes_a_balance(builder: Builder) -> Result<()> {
     let payments = stack.chain.payments().await?;
     assert_eq!(grant.transaction_hash.as_deref(), Some(payments[0].transaction_hash.to_string().as_str()));
     assert_eq!(grant.more["block_number"], payments[0].block_number);
-    let kinds: Vec<_> = grant.more["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+    let kinds = grant.more["events"].as_array().unwrap().iter().map(|event| event["kind"].clone());
+    // Of a block that is final as soon as it is seen there is no such news, but on a busy machine it is seen before.
+    let kinds: Vec<_> = kinds.filter(|kind| kind != "Confirmed").collect();
     assert_eq!(kinds, ["TokenGrantRequested", "Published", "Started", "BlockchainTxSubmitted", "Completed"]);
 
     let status = stack.campaign_client().get("/status?user_id=alice&campaign_id=summer").await?;

@@ -1,7 +1,6 @@
 //! The leaves and the roots of campaigns' trees, as the ledger's entries make them.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use shared::db;
 use shared::id::{BaseUnits, CampaignId, RequestId, WalletAddress};
 use sqlx::AnyConnection;
@@ -9,14 +8,16 @@ use sqlx::AnyConnection;
 use crate::domain::Grant;
 use crate::domain::event::{ClaimRootMade, ClaimRootPublished, Claimable};
 
-#[derive(Debug, Serialize)]
-pub(super) struct LeafRow {
-    request_id: RequestId,
-    campaign_id: CampaignId,
-    sequence: u64,
-    grant_id: String,
-    wallet_address: WalletAddress,
-    amount: BaseUnits,
+db::row! {
+    #[derive(Debug)]
+    pub(super) struct LeafRow {
+        request_id: RequestId => text,
+        campaign_id: CampaignId => text,
+        sequence: u64 => bigint,
+        grant_id: String => text,
+        wallet_address: WalletAddress => text,
+        amount: BaseUnits => text,
+    }
 }
 
 impl LeafRow {
@@ -33,30 +34,20 @@ impl LeafRow {
 }
 
 pub(super) async fn save_leaves(connection: &mut AnyConnection, leaves: &[LeafRow]) -> db::Result<()> {
-    if leaves.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "-- projection::save_leaves
-         insert into claim_leaf (request_id, campaign_id, sequence, grant_id, wallet_address, amount)
-         select value->>'request_id', value->>'campaign_id', cast(value->>'sequence' as bigint), value->>'grant_id',
-                value->>'wallet_address', value->>'amount'
-         from json_each($1)",
-    )
-    .bind(db::rows(leaves))
-    .execute(connection)
-    .await?;
-    Ok(())
+    db::write(connection, db::sql!("-- projection::save_leaves\n insert into claim_leaf ", LeafRow::VALUES), leaves)
+        .await
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct RootRow {
-    campaign_id: CampaignId,
-    number: u64,
-    root: String,
-    leaves: u64,
-    up_to: u64,
-    made_at: i64,
+db::row! {
+    #[derive(Debug)]
+    pub(super) struct RootRow {
+        campaign_id: CampaignId => text,
+        number: u64 => bigint,
+        root: String => text,
+        leaves: u64 => bigint,
+        up_to: u64 => bigint,
+        made_at: i64 => bigint,
+    }
 }
 
 impl RootRow {
@@ -72,15 +63,17 @@ impl RootRow {
     }
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct PublishedRow {
-    campaign_id: CampaignId,
-    number: u64,
-    chain_id: u64,
-    distributor: WalletAddress,
-    transaction_hash: String,
-    block_number: u64,
-    published_at: i64,
+db::row! {
+    #[derive(Debug)]
+    pub(super) struct PublishedRow {
+        campaign_id: CampaignId => text,
+        number: u64 => bigint,
+        chain_id: u64 => bigint,
+        distributor: WalletAddress => text,
+        transaction_hash: String => text,
+        block_number: u64 => bigint,
+        published_at: i64 => bigint,
+    }
 }
 
 impl PublishedRow {
@@ -101,39 +94,28 @@ impl PublishedRow {
     }
 }
 
+/// Roots that were made, and then those that were published, perhaps of the same trees.
 pub(super) async fn save_roots(
     connection: &mut AnyConnection,
     made: &[RootRow],
     published: &[PublishedRow],
 ) -> db::Result<()> {
-    if !made.is_empty() {
-        sqlx::query(
-            "-- projection::save_roots
-             insert into claim_root (campaign_id, number, root, leaves, up_to, made_at)
-             select value->>'campaign_id', cast(value->>'number' as bigint), value->>'root',
-                    cast(value->>'leaves' as bigint), cast(value->>'up_to' as bigint),
-                    cast(value->>'made_at' as bigint)
-             from json_each($1)",
-        )
-        .bind(db::rows(made))
-        .execute(&mut *connection)
+    db::write(connection, db::sql!("-- projection::save_roots\n insert into claim_root ", RootRow::VALUES), made)
         .await?;
-    }
-    if !published.is_empty() {
-        sqlx::query(
+    db::write(
+        connection,
+        db::sql!(
             "-- projection::save_published_roots
              update claim_root set
-                 chain_id = cast(value->>'chain_id' as bigint), distributor = value->>'distributor',
-                 transaction_hash = value->>'transaction_hash',
-                 block_number = cast(value->>'block_number' as bigint),
-                 published_at = cast(value->>'published_at' as bigint)
-             from json_each($1)
-             where claim_root.campaign_id = value->>'campaign_id'
-               and claim_root.number = cast(value->>'number' as bigint)",
-        )
-        .bind(db::rows(published))
-        .execute(connection)
-        .await?;
-    }
-    Ok(())
+                 chain_id = published.chain_id, distributor = published.distributor,
+                 transaction_hash = published.transaction_hash, block_number = published.block_number,
+                 published_at = published.published_at
+             from (",
+            PublishedRow::SELECT,
+            ") published
+             where claim_root.campaign_id = published.campaign_id and claim_root.number = published.number"
+        ),
+        published,
+    )
+    .await
 }

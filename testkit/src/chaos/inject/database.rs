@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
 
 use super::{World, all_told, hold};
-use crate::chaos::{
-    fault::Which,
-    world::{Databases, SqlitePlace},
+use crate::{
+    chaos::world::{Databases, SqlitePlace},
+    service::Which,
 };
 
 impl World {

@@ -5,7 +5,7 @@ use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 use anyhow::Result;
 
 use super::{World, hold};
-use crate::chaos::fault::Which;
+use crate::service::Which;
 
 /// How long other faults of a service wait for it to come to a point of death.
 const REACHED_WITHIN: Duration = Duration::from_millis(2_500);

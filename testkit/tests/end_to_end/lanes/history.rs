@@ -1,11 +1,11 @@
 //! What the blockchain service's database says of its transactions, as an operator would look it up.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Connection as _, Row as _};
+use sqlx::{Connection as _, Row as _};
 use testkit::{Stack, until};
 
-use crate::harness::SOON;
+use crate::harness::{SOON, database};
 
 /// A line of a transaction's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +67,7 @@ pub(super) async fn until_event(stack: &Stack, kind: &str, count: usize) -> Resu
 }
 
 async fn select(stack: &Stack, query: &'static str) -> Result<Vec<AnyRow>> {
-    let program = stack.blockchain.program();
-    let url = program.variable("DATABASE_URL").context("a stack sets DATABASE_URL")?;
-    sqlx::any::install_default_drivers();
-    let mut connection = AnyConnection::connect(url).await?;
+    let mut connection = database(&stack.blockchain).await?;
     let rows = sqlx::query(query).fetch_all(&mut connection).await?;
     connection.close().await?;
     Ok(rows)

@@ -1,23 +1,39 @@
-//! Two processes on one database and one signer: one of them sends at a time, whatever happens to it.
+//! Two processes on one PostgreSQL database and one signer: one of them sends at a time, whatever happens to it. And
+//! one process with several signers: each is a lane of its own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 use testkit::stack::Builder;
-use testkit::{Database, Service, Stack, on_both_databases, ports, until, until_some};
+use testkit::{Database, Service, Stack, anvil, on_both_databases, ports, until, until_some};
 
 use super::history::{attempts, events};
 use super::{impatient, nonce};
-use crate::harness::{SOON, assert_paid_exactly_once, request_grants, until_stat};
+use crate::harness::{SOON, assert_paid_exactly_once, lanes_held, request_grants, until_stat};
 
 on_both_databases! {
-    |kind| shared_by_two(crate::harness::builder(kind));
-    one_process_sends_and_the_other_takes_over_when_it_is_killed,
-    a_process_that_stops_gives_its_lane_back,
+    |kind| shared_by_two(crate::harness::builder(kind)).signers(3);
+    a_process_with_several_signers_uses_all_of_them_and_pays_each_grant_once,
 }
 
 const GRANTS: usize = 200;
+
+/// Three lanes share the queue.
+async fn a_process_with_several_signers_uses_all_of_them_and_pays_each_grant_once(builder: Builder) -> Result<()> {
+    let stack = builder.blockchain_env("MAX_IN_FLIGHT", "2").start().await?;
+    let ids = request_grants(&stack, "summer", GRANTS).await?;
+    assert_paid_exactly_once(&stack, &ids).await?;
+    for account in [anvil::SUBMITTER].iter().chain(&anvil::FURTHER_SUBMITTERS[..2]) {
+        assert_ne!(
+            stack.chain.transactions_of(account.address.parse()?).await?,
+            0,
+            "{} has sent nothing",
+            account.address
+        );
+    }
+    stack.stop().await
+}
 
 /// Many transactions, and messages that a process has taken with it are soon there again.
 fn shared_by_two(builder: Builder) -> Builder {
@@ -35,9 +51,7 @@ async fn second_process(stack: &Stack) -> Result<Service> {
 
 /// Whether a process says that it may send; nothing where it does not answer.
 async fn holds(service: &Service) -> Option<bool> {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().ok()?;
-    let metrics = client.get(format!("{}/metrics", service.url())).send().await.ok()?.text().await.ok()?;
-    metrics.lines().find_map(|line| Some(line.strip_prefix("lane_held ")? == "1"))
+    lanes_held(service).await.map(|lanes| !lanes.is_empty())
 }
 
 async fn until_holds(service: &Service, expected: bool) -> Result<()> {
@@ -62,7 +76,9 @@ async fn assert_one_line_of_nonces(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-async fn one_process_sends_and_the_other_takes_over_when_it_is_killed(builder: Builder) -> Result<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_sends_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
+    let builder = shared_by_two(crate::harness::builder(Database::Postgres));
     let stack = builder.blockchain_env("LANE_LEASE_SECONDS", "2").start().await?;
     let second = second_process(&stack).await?;
     let ids = request_grants(&stack, "summer", GRANTS).await?;
@@ -77,8 +93,6 @@ async fn one_process_sends_and_the_other_takes_over_when_it_is_killed(builder: B
     stack.stop().await
 }
 
-// Not on SQLite: there a process that is frozen in the middle of a transaction keeps the file to itself. PostgreSQL ends
-// such a transaction after 30 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_wakes_up_after_its_lease_changes_nothing() {
     let builder = shared_by_two(crate::harness::builder(Database::Postgres));
@@ -120,7 +134,9 @@ fn times(service: &Service, said: &str) -> usize {
     service.logged().unwrap_or_default().matches(said).count()
 }
 
-async fn a_process_that_stops_gives_its_lane_back(builder: Builder) -> Result<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_gives_its_lane_back() -> Result<()> {
+    let builder = shared_by_two(crate::harness::builder(Database::Postgres));
     // Long enough for a lease that is not given back to show.
     let stack = builder.blockchain_env("LANE_LEASE_SECONDS", "30").start().await?;
     let second = second_process(&stack).await?;
