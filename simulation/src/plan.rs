@@ -203,10 +203,9 @@ fn budgets(actions: &[Action], burst: u64, dice: &mut Dice) -> [Option<u64>; CAM
 
 impl Hazards {
     fn new(dice: &mut Dice) -> Self {
-        // Two processes that often stand still, each for longer than its lease.
         let rivals = dice.happens(250);
         let mut sometimes = |often: u16| if dice.happens(500) { often } else { 0 };
-        Self {
+        let hazards = Self {
             weather: Weather {
                 silent: sometimes(60),
                 taken_silently: sometimes(200),
@@ -225,9 +224,16 @@ impl Hazards {
                 lost_acknowledgement: sometimes(50),
             },
             death: sometimes(80),
-            pause: if rivals { 300 } else { sometimes(20) },
-            second: if rivals { 500 } else { sometimes(300) },
-        }
+            pause: sometimes(20),
+            second: sometimes(300),
+        };
+        if rivals { hazards.with_rivals() } else { hazards }
+    }
+
+    /// Two processes that often stand still, each for longer than its lease.
+    #[must_use]
+    pub fn with_rivals(self) -> Self {
+        Self { pause: 300, second: 500, ..self }
     }
 }
 
