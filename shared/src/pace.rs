@@ -2,7 +2,7 @@
 //!
 //! A step has its own cost, a transaction's, whether it is of one grant or of hundreds. Who comes after a quiet moment
 //! waits for nothing; who comes close behind others shares the next step with those that come meanwhile. The more a step
-//! finds, the longer the next one waits, up to four times as long; one that finds all that a step may take does not wait.
+//! finds, the longer the next one waits, up to eight times as long; one that finds all that a step may take does not wait.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 pub const PACE: Duration = Duration::from_millis(20);
 
 /// A step that finds so much more waits as much longer.
-const MORE: usize = 8;
+const MORE: usize = 16;
 
 /// The longest wait, in times of the shortest.
-const MOST: u32 = 4;
+const MOST: u32 = 8;
 
 /// There is more than a step may take.
 const FULL: usize = 500;
@@ -58,6 +58,11 @@ impl Pace {
         let times = u32::try_from(1 + count / MORE).unwrap_or(MOST).min(MOST);
         self.next = if count < FULL { self.begun + self.every * times } else { self.begun };
     }
+
+    /// No step begins for so long.
+    pub fn rest(&mut self, pause: Duration) {
+        self.next = Instant::now() + pause;
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +79,7 @@ mod tests {
             pace.found(count);
             pace.next - pace.begun
         };
-        assert_eq!([1, 8, 24, 499, 500].map(|count| wait(count).as_millis()), [20, 40, 80, 80, 0]);
+        assert_eq!([1, 16, 112, 499, 500].map(|count| wait(count).as_millis()), [20, 40, 160, 160, 0]);
     }
 
     #[tokio::test]
