@@ -193,7 +193,6 @@ async fn readyz(State(health): State<Health>) -> Response {
 }
 
 async fn render_metrics(State(metrics): State<PrometheusHandle>) -> String {
-    metrics.run_upkeep();
     metrics.render()
 }
 

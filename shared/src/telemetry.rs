@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 pub use metrics_exporter_prometheus::PrometheusHandle;
@@ -31,7 +32,7 @@ pub enum LogFormat {
 ///
 /// # Panics
 ///
-/// If called twice in one process.
+/// If called twice in one process, or outside of a Tokio runtime.
 pub fn start(format: LogFormat) -> PrometheusHandle {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
@@ -47,14 +48,27 @@ pub fn start(format: LogFormat) -> PrometheusHandle {
     } else {
         registry.with(layer.with_ansi(terminal).with_target(false)).init();
     }
-    PrometheusBuilder::new()
+    let metrics = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_grants".into()), SIZES))
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_messages".into()), SIZES))
         .expect("the bucket lists are not empty")
         .install_recorder()
-        .expect("telemetry starts once a process")
+        .expect("telemetry starts once a process");
+    tokio::spawn(tidy(metrics.clone()));
+    metrics
 }
+
+/// Sorts what was observed into its buckets, for each observation takes memory until then: whether or not anybody asks
+/// for `/metrics`.
+async fn tidy(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        metrics.run_upkeep();
+    }
+}
+
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// Bucket bounds of every duration, in seconds: from a database commit to a stuck transaction.
 const SECONDS: &[f64] =
