@@ -10,6 +10,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use rand::RngExt as _;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Dependency;
@@ -20,6 +21,8 @@ use crate::pace::{PACE, Pace};
 pub enum Progress {
     /// So much was done, and there may be more.
     Worked(usize),
+    /// There is more, and it can wait: this work takes a tenth of the time at most.
+    Unhurried,
     /// There was nothing to do.
     Idle,
 }
@@ -79,15 +82,20 @@ pub async fn run<W: Worker>(worker: W, schedule: Schedule, shutdown: Cancellatio
     let mut pauses = backoff();
     let mut pace = Pace::new(PACE);
     while !shutdown.is_cancelled() {
-        pace.keep().await;
+        tokio::select! {
+            () = pace.keep() => {}
+            () = shutdown.cancelled() => return,
+        }
         // Registered before the step looks for work: what is announced meanwhile is not missed.
         let woken = wake.notified();
+        let began = Instant::now();
         match worker.run_once().await {
             Ok(progress) => {
                 pauses = backoff();
                 dependency.up();
                 match progress {
                     Progress::Worked(count) => pace.found(count),
+                    Progress::Unhurried => pace.rest(MAX_PAUSE.min(began.elapsed() * 9)),
                     Progress::Idle => tokio::select! {
                         () = woken => {}
                         () = tokio::time::sleep(poll.mul_f64(rand::rng().random_range(0.75..=1.25))) => {}

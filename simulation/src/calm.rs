@@ -153,7 +153,7 @@ impl World {
 async fn worked<W: Worker>(worker: &W) -> String {
     for steps in 0..STEPS {
         match worker.run_once().await {
-            Ok(Progress::Worked(_)) => {}
+            Ok(Progress::Worked(_) | Progress::Unhurried) => {}
             Ok(Progress::Idle) => return format!("{steps}, "),
             Err(error) => return format!("{steps} and failed: {error}, "),
         }

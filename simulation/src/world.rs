@@ -121,7 +121,7 @@ impl From<anyhow::Error> for Stop {
 
 fn word<E: std::fmt::Display>(result: Result<Progress, E>) -> String {
     match result {
-        Ok(Progress::Worked(_)) => "worked".to_owned(),
+        Ok(Progress::Worked(_) | Progress::Unhurried) => "worked".to_owned(),
         Ok(Progress::Idle) => "idle".to_owned(),
         Err(error) => format!("failed: {error}"),
     }

@@ -87,7 +87,7 @@ impl Worker for PeriodicAudit {
         } else {
             self.publish(round.report(), &mut state.logged);
         }
-        Ok(Progress::Worked(1))
+        Ok(Progress::Unhurried)
     }
 }
 
