@@ -42,9 +42,9 @@ impl Template {
     }
 }
 
-/// The fields of a grant as JSON; also a line of an upload.
-pub(crate) fn line_of(number: u64) -> String {
-    let (digits, wallet) = (hex(number), wallet(number));
+/// The fields of a grant as JSON; also a line of an upload. The wallet is the one that grant `holder` has in a request.
+pub(crate) fn line_of(number: u64, holder: u64) -> String {
+    let (digits, wallet) = (hex(number), wallet(holder));
     line(&String::from_utf8_lossy(&digits), &String::from_utf8_lossy(&wallet))
 }
 
@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(body["wallet_address"].as_str().unwrap().len(), 42);
             assert_eq!(
                 body.to_string(),
-                serde_json::from_str::<serde_json::Value>(&line_of(number)).unwrap().to_string()
+                serde_json::from_str::<serde_json::Value>(&line_of(number, number)).unwrap().to_string()
             );
         }
     }
