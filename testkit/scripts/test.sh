@@ -40,6 +40,7 @@ step contracts npm test --silent --prefix contracts
 step asyncapi npm test --silent --prefix testkit/asyncapi
 step build cargo build --locked --workspace
 step workspace cargo test --locked --workspace --no-fail-fast
+step replicas cargo test --locked --workspace --test end_to_end -- --ignored
 step services "${CARGO_TARGET_DIR:-target}/debug/stack" exec ./test_services.sh
 step simulation cargo test --locked --workspace --features simulation/failpoints --no-fail-fast --test simulation --test conformance
 step chaos env CHAOS_SEED=1 CHAOS_MINUTES=2 make --no-print-directory chaos

@@ -56,6 +56,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 const SIGTERM: i32 = 15;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the machine for itself, and is a step of its own in `make test`"]
 async fn replicas_that_are_killed_frozen_and_ended_at_random_pay_each_grant_once() -> Result<()> {
     let schedules = schedules()?;
     let (stack, witness) = start().await?;
