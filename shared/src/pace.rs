@@ -87,5 +87,7 @@ mod tests {
         let mut pace = Pace::new(Duration::from_hours(1));
         pace.keep().await;
         assert!(timeout(Duration::ZERO, pace.keep()).await.is_err());
+        pace.rest(Duration::ZERO);
+        pace.keep().await;
     }
 }

@@ -152,3 +152,42 @@ pub fn backoff() -> backon::ExponentialBackoff {
         .without_max_times()
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::health::Health;
+
+    const STEP: Duration = Duration::from_millis(100);
+
+    /// Has more to do than there is time.
+    #[derive(Default)]
+    struct Endless {
+        steps: AtomicU32,
+    }
+
+    impl Worker for Endless {
+        type Error = std::convert::Infallible;
+
+        async fn run_once(&self) -> Result<Progress, Self::Error> {
+            tokio::time::sleep(STEP).await;
+            self.steps.fetch_add(1, Ordering::Relaxed);
+            Ok(Progress::Unhurried)
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_can_wait_takes_a_tenth_of_the_time_and_its_rest_ends_at_the_shutdown() {
+        let (worker, shutdown) = (Arc::new(Endless::default()), CancellationToken::new());
+        let schedule = Schedule::polled("endless", Duration::ZERO, Health::default().dependency("work"));
+        let mut running = tokio::spawn(run(Arc::clone(&worker), schedule, shutdown.clone()));
+        timeout(STEP * 21, &mut running).await.unwrap_err();
+        assert!((1..=3).contains(&worker.steps.load(Ordering::Relaxed)), "{:?}", worker.steps);
+        shutdown.cancel();
+        timeout(STEP * 8, running).await.expect("a rest is longer").unwrap();
+    }
+}
