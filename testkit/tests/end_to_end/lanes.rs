@@ -32,7 +32,7 @@ on_both_databases! {
 
 /// A service that does not wait long, and that puts grants which are requested together into one transaction.
 fn impatient(builder: Builder) -> Builder {
-    builder.blockchain_env("RESEND_AFTER_SECONDS", "1").blockchain_env("BATCH_LINGER_MS", "500")
+    builder.blockchain_env("RESEND_AFTER_SECONDS", "1").blockchain_env("BATCH_LINGER_MS", "1000")
 }
 
 /// Requests grants while no blocks are made, and waits until the node has the transaction that is to pay them.
