@@ -31,6 +31,8 @@ pub struct PeriodicAudit {
 #[derive(Debug, Default)]
 struct State {
     round: Option<Round>,
+    /// When the chain is read again, if a comparison is under way: it may take long.
+    follow_at: Option<DateTime<Utc>>,
     /// When the next comparison is due; at once after a start.
     due_at: Option<DateTime<Utc>>,
     /// What the comparison before has found and logged.
@@ -51,20 +53,23 @@ impl Worker for PeriodicAudit {
 
     async fn run_once(&self) -> Result<Progress, Error> {
         let mut state = self.state.lock().await;
-        let Some(mut round) = state.round.take() else {
+        let now = self.auditor.clock.now();
+        if state.round.is_none() || state.follow_at.is_none_or(|follow_at| now >= follow_at) {
             let reading = self.auditor.read_once().await?;
             if self.auditor.complete_claimed().await? > 0 {
                 return Ok(Progress::Worked(1));
             }
             let Reading::UpTo { next_block } = reading else { return Ok(Progress::Worked(1)) };
-            let now = self.auditor.clock.now();
-            if state.due_at.is_some_and(|due_at| now < due_at) {
-                return Ok(Progress::Idle);
+            state.follow_at = Some(now + FOLLOW);
+            if state.round.is_none() {
+                if state.due_at.is_some_and(|due_at| now < due_at) {
+                    return Ok(Progress::Idle);
+                }
+                state.due_at = Some(now + self.every);
+                state.round = Some(self.auditor.begin(next_block));
             }
-            state.due_at = Some(now + self.every);
-            state.round = Some(self.auditor.begin(next_block));
-            return Ok(Progress::Worked(1));
-        };
+        }
+        let Some(mut round) = state.round.take() else { return Ok(Progress::Idle) };
         let more = match self.auditor.step(&mut round).await {
             Err(error @ Error::Campaign(_)) => {
                 tracing::warn!(%error, "the ledger of the campaign service is not compared");
