@@ -1,11 +1,12 @@
 //! The two kinds of charts: lines, and bars of parts.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
 use plotters::{
     chart::{ChartBuilder, ChartContext, SeriesLabelPosition},
-    coord::{cartesian::Cartesian2d, types::RangedCoordf64},
+    coord::{Shift, cartesian::Cartesian2d, types::RangedCoordf64},
+    drawing::DrawingArea,
     element::{PathElement, Rectangle, Text},
     prelude::{Color as _, IntoDrawingArea as _, SVGBackend},
     series::LineSeries,
@@ -100,14 +101,7 @@ pub(super) fn lines(file: &Path, title: &str, x: Axis, y: Axis, lines: &[Line]) 
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(failed)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, (FONT, 20).into_font())
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
-            .build_cartesian_2d(0.0..x_max, 0.0..y_max * 1.05)
-            .map_err(failed)?;
+        let mut chart = empty(&area, title, 64, 0.0..x_max, 0.0..y_max * 1.05)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -149,15 +143,8 @@ pub(super) fn bars(file: &Path, title: &str, unit: &'static str, bars: &[Bar]) -
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(failed)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, (FONT, 20).into_font())
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(130)
-            // Room at the right for the legend.
-            .build_cartesian_2d(0.0..longest * 1.3, 0.0..count)
-            .map_err(failed)?;
+        // Room at the right for the legend.
+        let mut chart = empty(&area, title, 130, 0.0..longest * 1.3, 0.0..count)?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -202,6 +189,24 @@ pub(super) fn bars(file: &Path, title: &str, unit: &'static str, bars: &[Bar]) -
 }
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// A chart of nothing yet, with so much room for what its vertical axis is labelled with.
+fn empty<'a, 'b>(
+    area: &'a DrawingArea<SVGBackend<'b>, Shift>,
+    title: &str,
+    label_room: u32,
+    x: Range<f64>,
+    y: Range<f64>,
+) -> Result<Chart<'a, 'b>> {
+    area.fill(&WHITE).map_err(failed)?;
+    ChartBuilder::on(area)
+        .caption(title, (FONT, 20).into_font())
+        .margin(14)
+        .x_label_area_size(44)
+        .y_label_area_size(label_room)
+        .build_cartesian_2d(x, y)
+        .map_err(failed)
+}
 
 fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) -> Result<()> {
     chart

@@ -61,10 +61,7 @@ impl Worker for PeriodicAudit {
             }
             let Reading::UpTo { next_block } = reading else { return Ok(Progress::Worked(1)) };
             state.follow_at = Some(now + FOLLOW);
-            if state.round.is_none() {
-                if state.due_at.is_some_and(|due_at| now < due_at) {
-                    return Ok(Progress::Idle);
-                }
+            if state.round.is_none() && state.due_at.is_none_or(|due_at| now >= due_at) {
                 state.due_at = Some(now + self.every);
                 state.round = Some(self.auditor.begin(next_block));
             }
