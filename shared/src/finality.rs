@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// From when on a block counts as final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub enum Finality {
     /// When so many blocks hold it or follow it: 1 is the block itself. For chains without finality of their own.
     Blocks(u64),
@@ -36,20 +35,6 @@ impl FromStr for Finality {
                 _ => Err(InvalidFinality),
             },
         }
-    }
-}
-
-impl TryFrom<String> for Finality {
-    type Error = InvalidFinality;
-
-    fn try_from(text: String) -> Result<Self, InvalidFinality> {
-        text.parse()
-    }
-}
-
-impl From<Finality> for String {
-    fn from(finality: Finality) -> Self {
-        finality.to_string()
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use alloy::primitives::{Address, U256, keccak256};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use crate::random;
 
@@ -29,7 +31,7 @@ pub enum InvalidId {
     Unprintable,
 }
 
-fn parse_text(text: &str) -> Result<Box<str>, InvalidId> {
+fn parse_text(text: &str) -> Result<Arc<str>, InvalidId> {
     if text.trim().is_empty() {
         return Err(InvalidId::Blank);
     }
@@ -45,9 +47,8 @@ fn parse_text(text: &str) -> Result<Box<str>, InvalidId> {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identifier as text.
@@ -62,20 +63,6 @@ macro_rules! text_id {
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 parse_text(text).map(Self)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> Self {
-                id.0.into()
             }
         }
 
@@ -221,8 +208,7 @@ impl From<Priority> for u8 {
 }
 
 /// An account on the chain, 20 bytes, never the zero address. Written with the checksum of EIP-55.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct WalletAddress(Address);
 
 /// Why a text is not a wallet address.
@@ -271,20 +257,6 @@ impl FromStr for WalletAddress {
     }
 }
 
-impl TryFrom<String> for WalletAddress {
-    type Error = InvalidWallet;
-
-    fn try_from(text: String) -> Result<Self, InvalidWallet> {
-        text.parse()
-    }
-}
-
-impl From<WalletAddress> for String {
-    fn from(wallet: WalletAddress) -> Self {
-        wallet.0.to_checksum(None)
-    }
-}
-
 impl fmt::Display for WalletAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -293,8 +265,7 @@ impl fmt::Display for WalletAddress {
 
 /// The deployment whose store numbers its grants: a random number, drawn once per campaign store. On the wire it is 16
 /// hexadecimal digits, since JSON numbers of that size lose digits in many readers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct Issuer(u64);
 
 impl Issuer {
@@ -316,20 +287,20 @@ impl Issuer {
 #[error("must be 16 hexadecimal digits")]
 pub struct InvalidIssuer;
 
-impl TryFrom<String> for Issuer {
-    type Error = InvalidIssuer;
+impl FromStr for Issuer {
+    type Err = InvalidIssuer;
 
-    fn try_from(text: String) -> Result<Self, InvalidIssuer> {
+    fn from_str(text: &str) -> Result<Self, InvalidIssuer> {
         if text.len() != 16 {
             return Err(InvalidIssuer);
         }
-        u64::from_str_radix(&text, 16).map(Self).map_err(|_| InvalidIssuer)
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidIssuer)
     }
 }
 
-impl From<Issuer> for String {
-    fn from(issuer: Issuer) -> Self {
-        format!("{:016x}", issuer.0)
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -399,8 +370,7 @@ impl From<GrantId> for String {
 
 /// An amount as the token's contract counts it: whole tokens times 10 to the power of its decimals. In JSON it is a string
 /// of decimal digits, since it has up to 96 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct BaseUnits(U256);
 
 /// Why a text is not an amount in base units.
@@ -433,20 +403,6 @@ impl FromStr for BaseUnits {
     }
 }
 
-impl TryFrom<String> for BaseUnits {
-    type Error = InvalidBaseUnits;
-
-    fn try_from(text: String) -> Result<Self, InvalidBaseUnits> {
-        text.parse()
-    }
-}
-
-impl From<BaseUnits> for String {
-    fn from(amount: BaseUnits) -> Self {
-        amount.0.to_string()
-    }
-}
-
 impl fmt::Display for BaseUnits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -461,7 +417,7 @@ mod tests {
 
     #[test]
     fn text_ids_refuse_what_cannot_be_read_back() {
-        let parse = |text: &str| text.parse::<UserId>().map(String::from);
+        let parse = |text: &str| text.parse::<UserId>().map(|id| id.to_string());
         assert_eq!(parse("alice"), Ok("alice".into()));
         assert_eq!(parse("player 7 / ünïcode"), Ok("player 7 / ünïcode".into()));
         assert_eq!(parse(""), Err(InvalidId::Blank));
@@ -516,7 +472,7 @@ mod tests {
         #[test]
         fn an_issuer_survives_the_wire(number: u64) {
             let issuer = Issuer::new(number);
-            prop_assert_eq!(Issuer::try_from(String::from(issuer)), Ok(issuer));
+            prop_assert_eq!(issuer.to_string().parse(), Ok(issuer));
         }
 
         #[test]
@@ -540,7 +496,7 @@ mod tests {
             let amount = number.to_string().parse::<BaseUnits>();
             prop_assert_eq!(amount.is_ok(), low >> 96 == 0);
             if let Ok(amount) = amount {
-                prop_assert_eq!(BaseUnits::try_from(String::from(amount)), Ok(amount));
+                prop_assert_eq!(amount.to_string().parse(), Ok(amount));
             }
         }
 

@@ -10,6 +10,7 @@ use alloy::hex;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
@@ -131,8 +132,7 @@ impl Entry {
 }
 
 /// The hash that seals an entry and all before it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, SerializeDisplay, DeserializeFromStr)]
 pub struct Seal([u8; 32]);
 
 impl Seal {
@@ -152,20 +152,6 @@ impl FromStr for Seal {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidSeal)?;
         Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for Seal {
-    type Error = InvalidSeal;
-
-    fn try_from(text: String) -> Result<Self, InvalidSeal> {
-        text.parse()
-    }
-}
-
-impl From<Seal> for String {
-    fn from(seal: Seal) -> Self {
-        hex::encode(seal.0)
     }
 }
 

@@ -276,7 +276,7 @@ impl Store {
                  and c.grant_id not in (select value->>0 from jsonb_each($7))
                order by c.grant_index, c.block_number, c.log_index limit $8"
         ))
-        .bind(String::from(span.issuer))
+        .bind(span.issuer.to_string())
         .bind(number)
         .bind(block)
         .bind(index)

@@ -24,7 +24,7 @@ impl Store {
     /// When the database cannot be read.
     pub async fn seen_ledger(&self, issuer: Issuer) -> db::Result<SeenLedger> {
         let row = sqlx::query("-- store::seen_ledger\n select sequence, seal from seen_ledger where issuer = $1")
-            .bind(String::from(issuer))
+            .bind(issuer.to_string())
             .fetch_optional(self.database.reader())
             .await?;
         let Some(row) = row else { return Ok(SeenLedger::default()) };
@@ -45,7 +45,7 @@ impl Store {
                  sequence = excluded.sequence, seal = excluded.seal, seen_at = excluded.seen_at
              where seen_ledger.sequence < excluded.sequence",
         )
-        .bind(String::from(issuer))
+        .bind(issuer.to_string())
         .bind(seen.sequence.cast_signed())
         .bind(seen.seal.to_string())
         .bind(now.timestamp_micros())

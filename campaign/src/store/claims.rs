@@ -190,7 +190,7 @@ impl Store {
                where l.campaign_id = $1 and l.wallet_address = $2 and l.sequence > $3 order by l.sequence limit $4"
         ))
         .bind(campaign_id.as_str())
-        .bind(String::from(wallet))
+        .bind(wallet.to_string())
         .bind(after.cast_signed())
         .bind(i64::from(limit))
         .fetch_all(self.database.reader())

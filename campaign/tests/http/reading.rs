@@ -69,7 +69,7 @@ async fn a_grant_tells_its_history(service: Service) {
 
 async fn the_ledger_lists_all_grants_in_the_order_of_their_numbers(service: Service) {
     let empty = service.get("/grants").await;
-    let issuer = String::from(service.store.issuer());
+    let issuer = service.store.issuer().to_string();
     assert_eq!((empty.status, empty.body), (StatusCode::OK, json!({"issuer": issuer, "grants": []})));
 
     for user in 0..5 {
