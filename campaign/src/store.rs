@@ -13,6 +13,7 @@ mod ledger;
 mod projection;
 mod queries;
 mod rebuild;
+mod recent;
 mod republish;
 mod results;
 mod statistics;
@@ -35,6 +36,7 @@ use sqlx::any::AnyRow;
 pub use statistics::{Statistics, TransactionPage, TransactionShare, TransactionState};
 
 use crate::domain::{Grant, GrantRequest};
+use recent::Memory;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
@@ -43,6 +45,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 pub struct Store {
     database: Database,
     issuer: Issuer,
+    memory: Memory,
 }
 
 impl Store {
@@ -65,7 +68,7 @@ impl Store {
         let row = sqlx::query("-- store::issuer\n select issuer from deployment").fetch_one(&mut *tx).await?;
         tx.commit().await?;
         let issuer = Issuer::new(row.try_get::<i64, _>("issuer")?.cast_unsigned());
-        let store = Self { database, issuer };
+        let store = Self { database, issuer, memory: Memory::default() };
         store.adopt_what_was_before_the_ledger().await?;
         Ok(store)
     }

@@ -16,6 +16,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::Store;
 use super::projection::Projection;
+use super::recent::Memory;
 use crate::domain::event::{CampaignEvent, GrantEvent, Requested, ServiceEvent, VERSION};
 use crate::domain::{Effect, Grant};
 
@@ -24,13 +25,16 @@ pub(super) struct Ledger {
     pub(super) tx: Tx,
     /// The tables that people read, as far as they are loaded.
     pub(super) projection: Projection,
+    memory: Memory,
+    /// Where the ledger ended when this began.
+    found: Head,
     head: Head,
     entries: Vec<Entry>,
     messages: Vec<Pending>,
 }
 
 /// Where the ledger ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) next_grant_index: u64,
     pub(super) sequence: u64,
@@ -69,19 +73,21 @@ fn read_head(row: &AnyRow) -> db::Result<Head> {
 impl Store {
     /// Begins a transaction that may write the ledger: the durable step of this name.
     pub(super) async fn ledger(&self, step: &'static str, now: DateTime<Utc>) -> db::Result<Ledger> {
-        Ledger::in_transaction(self.database.begin(step).await?, now).await
+        self.ledger_in(self.database.begin(step).await?, now).await
+    }
+
+    /// Writes the ledger in a transaction that has begun.
+    pub(super) async fn ledger_in(&self, mut tx: Tx, now: DateTime<Utc>) -> db::Result<Ledger> {
+        let found = lock(&mut tx).await?;
+        let projection = Projection::with(self.memory.take(found));
+        // Clocks of several processes differ, and the ledger's time does not go back.
+        let head = Head { at: found.at.max(now), ..found };
+        let (memory, entries, messages) = (self.memory.clone(), Vec::new(), Vec::new());
+        Ok(Ledger { tx, projection, memory, found, head, entries, messages })
     }
 }
 
 impl Ledger {
-    /// Writes the ledger in a transaction that has begun.
-    pub(super) async fn in_transaction(mut tx: Tx, now: DateTime<Utc>) -> db::Result<Self> {
-        let mut head = lock(&mut tx).await?;
-        // Clocks of several processes differ, and the ledger's time does not go back.
-        head.at = head.at.max(now);
-        Ok(Self { tx, projection: Projection::default(), head, entries: Vec::new(), messages: Vec::new() })
-    }
-
     /// The time at which everything in this transaction happens.
     pub(super) fn at(&self) -> DateTime<Utc> {
         self.head.at
@@ -218,14 +224,15 @@ impl Ledger {
 
     /// Writes all of it, and leaves the commit to the caller.
     pub(super) async fn write(self) -> db::Result<(Tx, Vec<Grant>)> {
-        let Self { mut tx, mut projection, head, entries, messages } = self;
+        let Self { mut tx, projection, memory, found, head, entries, messages } = self;
         if entries.is_empty() {
+            memory.leave(found, projection.saved().1);
             return Ok((tx, Vec::new()));
         }
-        let mut changed = projection.save_changes(&mut tx).await?;
+        projection.save_changes(&mut tx).await?;
         tx.only_adds().await?;
         append(&mut tx, &entries).await?;
-        changed.append(&mut projection.save_additions(&mut tx).await?);
+        projection.save_additions(&mut tx).await?;
         if !messages.is_empty() && !fail_point::switched("grant_without_message") {
             outbox::enqueue(&mut tx, &messages).await?;
         }
@@ -239,6 +246,8 @@ impl Ledger {
         .bind(head.seal.to_string())
         .execute(&mut *tx)
         .await?;
+        let (changed, recent) = projection.saved();
+        memory.leave(head, recent);
         Ok((tx, changed))
     }
 }

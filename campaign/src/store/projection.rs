@@ -21,6 +21,7 @@ use save::{
     save_switch, save_transactions, update_grants,
 };
 
+use super::recent::Recent;
 use super::{grant, grant_columns};
 use crate::domain::campaign::{Campaign, Tally};
 use crate::domain::event::{CampaignEvent, GrantEvent, ServiceEvent};
@@ -44,6 +45,8 @@ pub(super) const TABLES: [&str; 10] = [
 /// A part of the tables, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Projection {
+    /// What need not be read.
+    recent: Recent,
     grants: BTreeMap<RequestId, Tracked<Grant>>,
     campaigns: BTreeMap<CampaignId, Tracked<Campaign>>,
     lists: BTreeMap<CampaignId, BTreeSet<UserId>>,
@@ -120,6 +123,11 @@ enum Block {
 }
 
 impl Projection {
+    /// One that need not read what is in `recent`.
+    pub(super) fn with(recent: Recent) -> Self {
+        Self { recent, ..Self::default() }
+    }
+
     /// A grant that is loaded.
     pub(super) fn grant(&self, request_id: &RequestId) -> Option<&Grant> {
         Some(&self.grants.get(request_id)?.value)
@@ -137,24 +145,19 @@ impl Projection {
 
     /// Loads those of the grants that exist, and their campaigns.
     pub(super) async fn load_grants(&mut self, connection: &mut AnyConnection, ids: &[&RequestId]) -> db::Result<()> {
-        let missing: BTreeSet<_> = ids.iter().filter(|id| !self.grants.contains_key(**id)).collect();
-        if missing.is_empty() {
-            return Ok(());
+        let wanted: BTreeSet<_> = ids.iter().copied().filter(|id| !self.grants.contains_key(*id)).collect();
+        let (remembered, missing) = self.recent.grants.take(wanted);
+        if cfg!(debug_assertions) {
+            let ids: Vec<_> = remembered.iter().map(|grant| &grant.request_id).collect();
+            let mut read = read_grants(&mut *connection, &ids).await?;
+            read.sort_by(|one, other| one.request_id.cmp(&other.request_id));
+            assert_eq!(remembered, read, "what is remembered is not what is stored");
         }
-        let rows = sqlx::query(concat!(
-            "-- projection::load_grants\n select ",
-            grant_columns!(),
-            " from token_grant g where g.request_id in (select value->>0 from jsonb_each($1))"
-        ))
-        .bind(db::keys(missing))
-        .fetch_all(&mut *connection)
-        .await?;
-        let mut campaigns = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let grant = grant(row)?;
-            campaigns.push(grant.request.campaign_id.clone());
-            self.grants.insert(grant.request_id.clone(), Tracked::loaded(grant));
-        }
+        let read = read_grants(&mut *connection, &missing).await?;
+        let loaded = remembered.into_iter().chain(read).map(|grant| (grant.request_id.clone(), Tracked::loaded(grant)));
+        self.grants.extend(loaded);
+        let loaded = ids.iter().filter_map(|id| self.grants.get(*id));
+        let campaigns: BTreeSet<_> = loaded.map(|grant| grant.value.request.campaign_id.clone()).collect();
         self.load_campaigns(connection, &campaigns.iter().collect::<Vec<_>>()).await
     }
 
@@ -164,22 +167,17 @@ impl Projection {
         connection: &mut AnyConnection,
         ids: &[&CampaignId],
     ) -> db::Result<()> {
-        let missing: BTreeSet<_> = ids.iter().filter(|id| !self.campaigns.contains_key(**id)).collect();
-        if missing.is_empty() {
-            return Ok(());
+        let wanted: BTreeSet<_> = ids.iter().copied().filter(|id| !self.campaigns.contains_key(*id)).collect();
+        let (remembered, missing) = self.recent.campaigns.take(wanted);
+        if cfg!(debug_assertions) {
+            let ids: Vec<_> = remembered.iter().map(|campaign| &campaign.campaign_id).collect();
+            let mut read = read_campaigns(&mut *connection, &ids).await?;
+            read.sort_by(|one, other| one.campaign_id.cmp(&other.campaign_id));
+            assert_eq!(remembered, read, "what is remembered is not what is stored");
         }
-        let rows = sqlx::query(concat!(
-            "-- projection::load_campaigns\n select ",
-            campaign_columns!(),
-            " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
-        ))
-        .bind(db::keys(missing))
-        .fetch_all(connection)
-        .await?;
-        for row in &rows {
-            let campaign = campaign(row)?;
-            self.campaigns.insert(campaign.campaign_id.clone(), Tracked::loaded(campaign));
-        }
+        let read = read_campaigns(connection, &missing).await?;
+        let loaded = remembered.into_iter().chain(read);
+        self.campaigns.extend(loaded.map(|campaign| (campaign.campaign_id.clone(), Tracked::loaded(campaign))));
         Ok(())
     }
 
@@ -377,38 +375,71 @@ impl Projection {
         share.last_seen_at = Some(at);
     }
 
-    /// Writes what looks for rows that there are. Returns the grants among it.
-    pub(super) async fn save_changes(&mut self, connection: &mut AnyConnection) -> db::Result<Vec<Grant>> {
-        let changed = take(&mut self.grants, Write::Update);
-        update_grants(connection, &changed).await?;
+    /// Writes what looks for rows that there are.
+    pub(super) async fn save_changes(&self, connection: &mut AnyConnection) -> db::Result<()> {
+        update_grants(connection, &written(&self.grants, Write::Update)).await?;
         forget_blocks(connection, &self.transactions).await?;
-        save_roots(connection, &self.roots_made, &self.roots_published).await?;
-        Ok(changed)
+        save_roots(connection, &self.roots_made, &self.roots_published).await
     }
 
-    /// Adds rows, or adds to those of the same keys. Returns the grants among it.
-    pub(super) async fn save_additions(mut self, connection: &mut AnyConnection) -> db::Result<Vec<Grant>> {
-        let mut campaigns = take(&mut self.campaigns, Write::Insert);
-        campaigns.append(&mut take(&mut self.campaigns, Write::Update));
+    /// Adds rows, or adds to those of the same keys.
+    pub(super) async fn save_additions(&self, connection: &mut AnyConnection) -> db::Result<()> {
+        let campaigns = [Write::Insert, Write::Update].map(|write| written(&self.campaigns, write)).concat();
         save_campaigns(connection, &campaigns).await?;
         save_lists(connection, &self.lists).await?;
-        let grants = take(&mut self.grants, Write::Insert);
-        insert_grants(connection, &grants).await?;
+        insert_grants(connection, &written(&self.grants, Write::Insert)).await?;
         save_keys(connection, &self.keys).await?;
-        save_latencies(connection, self.latencies).await?;
-        save_minutes(connection, self.minutes).await?;
-        save_transactions(connection, self.transactions).await?;
+        save_latencies(connection, &self.latencies).await?;
+        save_minutes(connection, &self.minutes).await?;
+        save_transactions(connection, &self.transactions).await?;
         if let Some(row) = &self.kill_switch {
             save_switch(connection, row).await?;
         }
-        save_leaves(connection, &self.leaves).await?;
-        Ok(grants)
+        save_leaves(connection, &self.leaves).await
+    }
+
+    /// The grants that are not as they were, and what need not be read again, once all is saved.
+    pub(super) fn saved(self) -> (Vec<Grant>, Recent) {
+        let Self { mut recent, grants, campaigns, .. } = self;
+        let changed = grants.values().filter(|grant| grant.write != Write::Nothing);
+        let changed = changed.map(|grant| grant.value.clone()).collect();
+        // Of a grant that has ended, little more is heard.
+        let open = grants.into_iter().filter(|(_, grant)| !grant.value.state.is_final());
+        recent.grants.keep(open.map(|(request_id, grant)| (request_id, grant.value)));
+        recent.campaigns.keep(campaigns.into_iter().map(|(campaign_id, campaign)| (campaign_id, campaign.value)));
+        (changed, recent)
     }
 }
 
-/// Takes those out that are to be written like this.
-fn take<K: Ord, T>(tracked: &mut BTreeMap<K, Tracked<T>>, write: Write) -> Vec<T> {
-    tracked.extract_if(.., |_, tracked| tracked.write == write).map(|(_, tracked)| tracked.value).collect()
+/// Those that are to be written like this.
+fn written<K, T>(tracked: &BTreeMap<K, Tracked<T>>, write: Write) -> Vec<&T> {
+    tracked.values().filter(|tracked| tracked.write == write).map(|tracked| &tracked.value).collect()
+}
+
+/// Those of the grants that exist.
+async fn read_grants(connection: &mut AnyConnection, ids: &[&RequestId]) -> db::Result<Vec<Grant>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = sqlx::query(concat!(
+        "-- projection::load_grants\n select ",
+        grant_columns!(),
+        " from token_grant g where g.request_id in (select value->>0 from jsonb_each($1))"
+    ));
+    query.bind(db::keys(ids)).fetch_all(connection).await?.iter().map(grant).collect()
+}
+
+/// Those of the campaigns that exist.
+async fn read_campaigns(connection: &mut AnyConnection, ids: &[&CampaignId]) -> db::Result<Vec<Campaign>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = sqlx::query(concat!(
+        "-- projection::load_campaigns\n select ",
+        campaign_columns!(),
+        " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
+    ));
+    query.bind(db::keys(ids)).fetch_all(connection).await?.iter().map(campaign).collect()
 }
 
 /// The campaign of the grant that an entry makes.

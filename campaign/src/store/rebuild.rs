@@ -87,12 +87,17 @@ impl Store {
                 differences.push(difference);
             }
         }
+        let swapped = swap && !differences.is_empty();
+        if swapped {
+            // Whoever remembers rows finds another head, and reads them again.
+            sqlx::query("-- rebuild::advance\n update deployment set at = at + 1").execute(&mut connection).await?;
+        }
         sqlx::query("commit").execute(&mut connection).await?;
         connection.close().await?;
         Ok(Rebuilt {
             entries: reading.sequence,
             broken_seal: reading.broken_seal,
-            swapped: swap && !differences.is_empty(),
+            swapped,
             differences,
             milliseconds: Duration::as_millis(&start.elapsed()),
         })

@@ -11,7 +11,6 @@ use shared::outbox::Published;
 use shared::telemetry::TraceParent;
 
 use super::Store;
-use super::ledger::Ledger;
 use crate::domain::event::{self, GrantEvent, actor};
 use crate::domain::{Effect, Grant};
 
@@ -73,7 +72,7 @@ impl Store {
 impl Published for Store {
     /// Records that the broker has the requests of these grants.
     async fn record(&self, tx: Tx, grants: &[RequestId], now: DateTime<Utc>) -> db::Result<Tx> {
-        let mut ledger = Ledger::in_transaction(tx, now).await?;
+        let mut ledger = self.ledger_in(tx, now).await?;
         ledger.load_grants(&grants.iter().collect::<Vec<_>>()).await?;
         let cause = Cause::by(actor::campaign());
         for request_id in grants {

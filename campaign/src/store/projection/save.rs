@@ -61,8 +61,8 @@ impl<'a> CampaignRow<'a> {
     }
 }
 
-pub(super) async fn save_campaigns(connection: &mut AnyConnection, campaigns: &[Campaign]) -> db::Result<()> {
-    let rows: Vec<_> = campaigns.iter().map(CampaignRow::new).collect();
+pub(super) async fn save_campaigns(connection: &mut AnyConnection, campaigns: &[&Campaign]) -> db::Result<()> {
+    let rows: Vec<_> = campaigns.iter().map(|campaign| CampaignRow::new(campaign)).collect();
     db::write(
         connection,
         db::sql!(
@@ -140,9 +140,12 @@ db::row! {
     }
 }
 
+fn micros(at: Option<DateTime<Utc>>) -> Option<i64> {
+    at.map(|at| at.timestamp_micros())
+}
+
 impl<'a> GrantRow<'a> {
     fn new(grant: &'a Grant) -> Self {
-        let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
         Self {
             request_id: &grant.request_id,
             grant_index: grant.grant_index,
@@ -173,15 +176,57 @@ impl<'a> GrantRow<'a> {
 }
 
 /// Adds grants that there were not.
-pub(super) async fn insert_grants(connection: &mut AnyConnection, grants: &[Grant]) -> db::Result<()> {
-    let rows: Vec<_> = grants.iter().map(GrantRow::new).collect();
+pub(super) async fn insert_grants(connection: &mut AnyConnection, grants: &[&Grant]) -> db::Result<()> {
+    let rows: Vec<_> = grants.iter().map(|grant| GrantRow::new(grant)).collect();
     db::write(connection, db::sql!("-- projection::insert_grants\n insert into token_grant ", GrantRow::VALUES), &rows)
         .await
 }
 
+db::row! {
+    /// What may change of a grant.
+    #[derive(Debug)]
+    struct ChangedGrantRow<'a> {
+        request_id: &'a RequestId => text,
+        state: State => text,
+        transaction_hash: Option<&'a str> => text,
+        block_number: Option<u64> => bigint,
+        error_code: Option<&'a str> => text,
+        error_message: Option<&'a str> => text,
+        retry_count: u32 => bigint,
+        round_began: u32 => bigint,
+        updated_at: i64 => bigint,
+        completed_at: Option<i64> => bigint,
+        progressed_at: Option<i64> => bigint,
+        cancel_requested_at: Option<i64> => bigint,
+        publish_again_at: Option<i64> => bigint,
+        needs_attention_since: Option<i64> => bigint,
+    }
+}
+
+impl<'a> ChangedGrantRow<'a> {
+    fn new(grant: &'a Grant) -> Self {
+        Self {
+            request_id: &grant.request_id,
+            state: grant.state,
+            transaction_hash: grant.transaction_hash.as_deref(),
+            block_number: grant.block_number,
+            error_code: grant.error_code.as_deref(),
+            error_message: grant.error_message.as_deref(),
+            retry_count: grant.retry_count,
+            round_began: grant.round_began,
+            updated_at: grant.updated_at.timestamp_micros(),
+            completed_at: micros(grant.completed_at),
+            progressed_at: micros(grant.progressed_at),
+            cancel_requested_at: micros(grant.cancel_requested_at),
+            publish_again_at: micros(grant.publish_again_at),
+            needs_attention_since: micros(grant.needs_attention_since),
+        }
+    }
+}
+
 /// Changes grants that there are, as far as a grant may change.
-pub(super) async fn update_grants(connection: &mut AnyConnection, grants: &[Grant]) -> db::Result<()> {
-    let rows: Vec<_> = grants.iter().map(GrantRow::new).collect();
+pub(super) async fn update_grants(connection: &mut AnyConnection, grants: &[&Grant]) -> db::Result<()> {
+    let rows: Vec<_> = grants.iter().map(|grant| ChangedGrantRow::new(grant)).collect();
     db::write(
         connection,
         db::sql!(
@@ -194,7 +239,7 @@ pub(super) async fn update_grants(connection: &mut AnyConnection, grants: &[Gran
              cancel_requested_at = changed.cancel_requested_at, publish_again_at = changed.publish_again_at,
              needs_attention_since = changed.needs_attention_since
          from (",
-            GrantRow::SELECT,
+            ChangedGrantRow::SELECT,
             ") changed where token_grant.request_id = changed.request_id"
         ),
         &rows,
@@ -222,8 +267,8 @@ pub(super) async fn save_keys(connection: &mut AnyConnection, keys: &[(Idempoten
 
 db::row! {
     #[derive(Debug)]
-    struct LatencyRow {
-        campaign_id: CampaignId => text,
+    struct LatencyRow<'a> {
+        campaign_id: &'a CampaignId => text,
         bucket: u16 => bigint,
         grants: u64 => bigint,
     }
@@ -231,11 +276,11 @@ db::row! {
 
 pub(super) async fn save_latencies(
     connection: &mut AnyConnection,
-    latencies: BTreeMap<(CampaignId, Bucket), u64>,
+    latencies: &BTreeMap<(CampaignId, Bucket), u64>,
 ) -> db::Result<()> {
     let rows: Vec<_> = latencies
-        .into_iter()
-        .map(|((campaign_id, bucket), grants)| LatencyRow { campaign_id, bucket: bucket.number(), grants })
+        .iter()
+        .map(|((campaign_id, bucket), &grants)| LatencyRow { campaign_id, bucket: bucket.number(), grants })
         .collect();
     db::write(
         connection,
@@ -252,8 +297,8 @@ pub(super) async fn save_latencies(
 
 db::row! {
     #[derive(Debug)]
-    struct MinuteRow {
-        campaign_id: CampaignId => text,
+    struct MinuteRow<'a> {
+        campaign_id: &'a CampaignId => text,
         minute: i64 => bigint,
         requested: i64 => bigint,
         completed: i64 => bigint,
@@ -263,11 +308,11 @@ db::row! {
 
 pub(super) async fn save_minutes(
     connection: &mut AnyConnection,
-    minutes: BTreeMap<(CampaignId, i64), Minute>,
+    minutes: &BTreeMap<(CampaignId, i64), Minute>,
 ) -> db::Result<()> {
     let rows: Vec<_> = minutes
-        .into_iter()
-        .map(|((campaign_id, minute), Minute { requested, completed, failed })| MinuteRow {
+        .iter()
+        .map(|(&(ref campaign_id, minute), &Minute { requested, completed, failed })| MinuteRow {
             campaign_id,
             minute,
             requested,
@@ -293,9 +338,9 @@ pub(super) async fn save_minutes(
 
 db::row! {
     #[derive(Debug)]
-    struct TransactionRow {
-        transaction_hash: String => text,
-        campaign_id: CampaignId => text,
+    struct TransactionRow<'a> {
+        transaction_hash: &'a str => text,
+        campaign_id: &'a CampaignId => text,
         grants: i64 => bigint,
         completed: i64 => bigint,
         tokens: i64 => bigint,
@@ -309,10 +354,10 @@ db::row! {
 
 pub(super) async fn save_transactions(
     connection: &mut AnyConnection,
-    transactions: BTreeMap<(String, CampaignId), Share>,
+    transactions: &BTreeMap<(String, CampaignId), Share>,
 ) -> db::Result<()> {
     let rows: Vec<_> = transactions
-        .into_iter()
+        .iter()
         .map(|((transaction_hash, campaign_id), share)| TransactionRow {
             transaction_hash,
             campaign_id,
