@@ -17,8 +17,8 @@ const MORE: usize = 16;
 /// The longest wait, in times of the shortest.
 const MOST: u32 = 8;
 
-/// There is more than a step may take.
-const FULL: usize = 500;
+/// Who finds so much may have left more.
+pub const FULL: usize = 500;
 
 /// The least time between the beginnings of two steps.
 #[derive(Debug)]

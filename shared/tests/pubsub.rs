@@ -598,8 +598,9 @@ async fn enqueue(database: &Database, request_ids: impl IntoIterator<Item = Stri
     tx.commit().await.unwrap();
 }
 
-async fn waiting(database: &Database) -> i64 {
-    sqlx::query_scalar("select count(*) from outbox").fetch_one(database.reader()).await.unwrap()
+/// How many messages wait to be published.
+async fn waiting(database: &Database) -> usize {
+    outbox::waiting(database, i64::MAX).await.unwrap().len()
 }
 
 fn relay(database: &Database, bus: &Arc<dyn Bus>) -> Relay {
@@ -691,19 +692,22 @@ async fn a_message_that_the_broker_refuses_for_good_holds_up_nobody(place: Place
     let Project { bus, witness } = Project::eager().await;
     let database = open(&place).await;
     enqueue(&database, (0..20).map(|number| format!("before-{number}"))).await;
-    // Pub/Sub takes no message that is empty altogether.
+    // Pub/Sub takes no message that is empty altogether, not even between others of its row.
     change(
         &database,
-        "insert into outbox (id, topic, request_id, data, attributes, created_at)
-         values ('018c0000-0000-7000-8000-000000000000', 'token-grant-requests', null, '', '{}', 7)",
+        r#"insert into outbox (id, topic, data, attributes, messages, created_at)
+           values ('018c0000-0000-7000-8000-000000000000', 'token-grant-requests', '', '', '[
+               ["018c0000-0000-7000-8000-000000000000", null, {}, {"request_id": "beside-0"}],
+               ["018c0000-0000-7000-8000-000000000001", null, null, {}],
+               ["018c0000-0000-7000-8000-000000000002", null, {}, {"request_id": "beside-1"}]]', 7)"#,
     )
     .await;
     enqueue(&database, (0..20).map(|number| format!("behind-{number}"))).await;
     let relay = relay(&database, &bus);
-    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(41), 0));
+    assert_eq!((relay.run_once().await.unwrap(), waiting(&database).await), (Progress::Worked(43), 0));
     assert_eq!(relay.run_once().await.unwrap(), Progress::Idle);
     let mut arrived = std::collections::BTreeSet::new();
-    while arrived.len() < 40 {
+    while arrived.len() < 42 {
         let message = pull_one(&witness, REQUESTS_SUB).await;
         witness.acknowledge(REQUESTS_SUB, std::slice::from_ref(&message)).await.unwrap();
         arrived.insert(message.attributes["request_id"].clone());
@@ -711,7 +715,7 @@ async fn a_message_that_the_broker_refuses_for_good_holds_up_nobody(place: Place
 
     let (letter, payload) = dead_letters(&database, 1).await.remove(0);
     assert_eq!((letter.reason, letter.source, payload.len()), (Reason::Undeliverable, Source::Outbox, 0));
-    assert_eq!((letter.topic, &*letter.message_id), (Topic::Requests, "018c0000-0000-7000-8000-000000000000"));
+    assert_eq!((letter.topic, &*letter.message_id), (Topic::Requests, "018c0000-0000-7000-8000-000000000001"));
     assert!(letter.detail.starts_with("the broker refuses it: "), "{}", letter.detail);
     assert_eq!(letter.published_at, from_micros(7));
 

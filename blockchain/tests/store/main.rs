@@ -15,6 +15,8 @@ use blockchain::transaction::{BlockId, End, Pending, Purpose};
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::clock::from_micros;
 use shared::event::{GrantsSubmitted, ResultEvent, Terms};
+use shared::outbox::{self, Waiting};
+use shared::pubsub::Topic;
 use shared::telemetry::TraceParent;
 use sqlx::Row as _;
 use testkit::{Place, on_both_databases};
@@ -171,22 +173,18 @@ async fn published(store: &Store) -> Vec<ResultEvent> {
 
 /// Takes all messages out of the outbox, as the relay would; each with its attributes checked.
 async fn all_published(store: &Store) -> Vec<ResultEvent> {
-    let mut tx = store.database().begin("test").await.unwrap();
-    let rows = sqlx::query("select topic, data, attributes from outbox order by id").fetch_all(&mut *tx).await.unwrap();
-    sqlx::query("delete from outbox").execute(&mut *tx).await.unwrap();
-    tx.commit().await.unwrap();
-    let read = |row: &sqlx::any::AnyRow| {
-        let (topic, data, attributes): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        assert_eq!(topic, "token-grant-results");
-        let body: serde_json::Value = serde_json::from_str(&data).unwrap();
-        let attributes: std::collections::BTreeMap<String, serde_json::Value> =
-            serde_json::from_str(&attributes).unwrap();
+    let waiting = outbox::waiting(store.database(), i64::MAX).await.unwrap();
+    sqlx::query("delete from outbox").execute(store.database().writer()).await.unwrap();
+    let read = |waiting: &Waiting| {
+        assert_eq!(waiting.topic, Topic::Results);
+        let body: serde_json::Value = serde_json::from_slice(&waiting.message.data).unwrap();
         for name in ["event_type", "user_id", "campaign_id", "request_id"] {
-            assert_eq!(attributes.get(name), body.get(name), "{name} of {data}");
+            let attribute = waiting.message.attributes.get(name).map(String::as_str);
+            assert_eq!(attribute, body.get(name).and_then(|value| value.as_str()), "{name} of {body}");
         }
         serde_json::from_value(body).unwrap()
     };
-    rows.iter().map(read).collect()
+    waiting.iter().map(read).collect()
 }
 
 async fn tally(store: &Store) -> [u64; 3] {

@@ -53,7 +53,8 @@ pub enum WhichGrants<'a> {
 
 impl Store {
     /// Queues the requests of up to `limit` grants that are overdue, to be published again, or marks the grant as needing
-    /// attention. A request that still waits to be published is left alone.
+    /// attention. While requests have waited to be published for as long as a grant waits for its result, there is nothing
+    /// to publish again.
     ///
     /// # Errors
     ///
@@ -64,10 +65,12 @@ impl Store {
                 "-- store::overdue\n select ",
                 grant_columns!(),
                 " from token_grant g where g.publish_again_at <= $1
-                   and not exists (select 1 from outbox o where o.request_id = g.request_id)
+                   and not exists (select 1 from (select created_at from outbox order by id limit 1) oldest
+                                   where oldest.created_at <= $3)
                    order by g.publish_again_at limit $2"
             );
-            sqlx::query(sql).bind(now.timestamp_micros()).bind(limit)
+            let asked_since = now - patience.first_wait;
+            sqlx::query(sql).bind(now.timestamp_micros()).bind(limit).bind(asked_since.timestamp_micros())
         };
         // Looked up outside the transaction first: most often there is nothing, and nothing to lock.
         if find().fetch_all(self.database.reader()).await?.is_empty() {

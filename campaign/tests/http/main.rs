@@ -45,6 +45,7 @@ use shared::event::{
 use shared::health::Health;
 use shared::http::with_common_routes;
 use shared::id::RequestId;
+use shared::outbox;
 use support::{POLICY, open, row_counts};
 use testkit::{Database, Place, on_both_databases};
 use tokio_util::sync::CancellationToken;
@@ -176,11 +177,8 @@ impl Service {
 
     /// The messages that wait to be published, oldest first.
     async fn messages(&self) -> Vec<Value> {
-        let rows: Vec<(String,)> = sqlx::query_as("select data from outbox order by id")
-            .fetch_all(self.store.database().reader())
-            .await
-            .unwrap();
-        rows.iter().map(|(data,)| serde_json::from_str(data).unwrap()).collect()
+        let waiting = outbox::waiting(self.store.database(), i64::MAX).await.unwrap();
+        waiting.iter().map(|waiting| serde_json::from_slice(&waiting.message.data).unwrap()).collect()
     }
 }
 

@@ -37,11 +37,8 @@ async fn a_grant_is_cancelled_once_however_often_it_is_asked_for(service: Servic
     for name in ["user_id", "campaign_id", "request_id", "timestamp"] {
         assert_eq!(cancellation[name], request[name]);
     }
-    let attributes: String = sqlx::query_scalar("select attributes from outbox order by id desc limit 1")
-        .fetch_one(service.store.database().reader())
-        .await
-        .unwrap();
-    let attributes: Value = serde_json::from_str(&attributes).unwrap();
+    let waiting = outbox::waiting(service.store.database(), i64::MAX).await.unwrap();
+    let attributes = &waiting.last().unwrap().message.attributes;
     assert_eq!(attributes["event_type"], "token.grant.cancel_requested");
     assert_eq!(attributes["request_id"], grant.request_id.as_str());
 

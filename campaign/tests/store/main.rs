@@ -24,7 +24,7 @@ use shared::clock::from_micros;
 use shared::event::{GrantCompleted, GrantFailed, GrantsSubmitted, RequestEvent, ResultEvent};
 use shared::id::RequestId;
 use shared::ledger::{Entry, Stream};
-use sqlx::Row as _;
+use shared::outbox::{self, Waiting};
 use support::{POLICY, arrival, open, request, row_counts};
 use testkit::{Place, on_both_databases};
 use tokio::task::JoinSet;
@@ -116,15 +116,14 @@ async fn apply(store: &Store, results: &[ResultEvent], now: DateTime<Utc>) -> (V
 
 /// What waits to be published: topic, request and attributes of each message.
 async fn outbox(store: &Store) -> Vec<(String, RequestEvent, BTreeMap<String, String>)> {
-    let rows = sqlx::query("select topic, data, attributes from outbox order by id")
-        .fetch_all(store.database().reader())
-        .await
-        .unwrap();
-    let read = |row: &sqlx::any::AnyRow| {
-        let (data, attributes): (String, String) = (row.get("data"), row.get("attributes"));
-        (row.get("topic"), serde_json::from_str(&data).unwrap(), serde_json::from_str(&attributes).unwrap())
+    let read = |Waiting { topic, message, .. }: Waiting| {
+        (
+            topic.name().to_owned(),
+            serde_json::from_slice(&message.data).unwrap(),
+            message.attributes.into_iter().collect(),
+        )
     };
-    rows.iter().map(read).collect()
+    outbox::waiting(store.database(), i64::MAX).await.unwrap().into_iter().map(read).collect()
 }
 
 async fn change(store: &Store, statement: &'static str) {

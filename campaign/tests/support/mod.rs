@@ -5,6 +5,7 @@ use std::time::Duration;
 use campaign::domain::GrantRequest;
 use campaign::domain::admission::Arrival;
 use campaign::store::{Policy, Store};
+use shared::outbox;
 use shared::telemetry::TraceParent;
 use testkit::Place;
 
@@ -40,7 +41,7 @@ pub(crate) fn arrival(request: GrantRequest, key: Option<&str>) -> Arrival {
     }
 }
 
-/// How many rows the tables have that an accepted request writes to.
+/// How many grants there are, entries of them, keys, and messages that wait: what an accepted request adds to.
 pub(crate) async fn row_counts(store: &Store) -> [i64; 4] {
     let count = async |query: &'static str| -> i64 {
         sqlx::query_scalar(query).fetch_one(store.database().reader()).await.unwrap()
@@ -49,6 +50,6 @@ pub(crate) async fn row_counts(store: &Store) -> [i64; 4] {
         count("select count(*) from token_grant").await,
         count("select count(*) from event where stream = 'grant'").await,
         count("select count(*) from idempotency_key").await,
-        count("select count(*) from outbox").await,
+        outbox::waiting(store.database(), i64::MAX).await.unwrap().len().try_into().unwrap(),
     ]
 }

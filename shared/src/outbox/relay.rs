@@ -5,7 +5,7 @@
 //!
 //! Replicas share the outbox: the rows that one publishes are locked meanwhile, and the others skip them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,11 +14,13 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::{Bundled, json};
 use crate::clock::Clock;
 use crate::db::{self, Database, Tx};
 use crate::dead_letter::{self, Failure, Reason, Source};
 use crate::fail_point;
 use crate::id::RequestId;
+use crate::pace::FULL;
 use crate::pubsub::{self, Bus, Message, Topic};
 use crate::worker::{Progress, Worker};
 
@@ -70,8 +72,8 @@ pub enum Error {
     },
 }
 
-/// The most messages that one step publishes.
-const BATCH: i64 = 1000;
+/// The most rows that one step takes: 1,000 messages, where many were committed together.
+const ROWS: i64 = 50;
 
 /// A step takes no more redriven messages after so many bytes of them: their bodies may be large.
 const REDRIVEN_BYTES: usize = 8 * 1024 * 1024;
@@ -94,7 +96,7 @@ impl<P: Published> Worker for Relay<P> {
     type Error = Error;
 
     async fn run_once(&self) -> Result<Progress, Error> {
-        let (waiting, tx) = self.take().await?;
+        let (waiting, there_is_more, tx) = self.take().await?;
         let Some(oldest) = waiting.first() else {
             metrics::gauge!("outbox_oldest_seconds").set(0);
             return Ok(Progress::Idle);
@@ -109,7 +111,8 @@ impl<P: Published> Worker for Relay<P> {
         }
         let mut tried = Tried::default();
         if fail_point::switched("outbox_removed_before_publish") {
-            self.remove(None, &by_topic.values().flatten().cloned().collect::<Vec<_>>()).await?;
+            let sent = by_topic.values().flatten().cloned().collect();
+            self.remove(None, &Tried { sent, ..Tried::default() }).await?;
         }
         for (topic, waiting) in by_topic {
             let refused = self.publish(topic, waiting, &mut tried, Alone::No).await;
@@ -120,34 +123,44 @@ impl<P: Published> Worker for Relay<P> {
         for waiting in &tried.sent {
             metrics::histogram!("outbox_wait_seconds").record((now - waiting.created_at).as_seconds_f64());
         }
-        self.remove(tx, &tried.sent).await?;
-        self.set_aside(&tried.undeliverable).await?;
+        self.remove(tx, &tried).await?;
+        self.set_aside(&tried).await?;
         match tried.first_error {
+            None if there_is_more => Ok(Progress::Worked(total.max(FULL))),
             None => Ok(Progress::Worked(total)),
-            Some(source) => {
-                let failed = total - tried.sent.len() - tried.undeliverable.len();
-                Err(Error::Publish { failed, total, source })
-            }
+            Some(source) => Err(Error::Publish { failed: tried.left.len(), total, source }),
         }
     }
 }
 
-/// A row of the outbox.
-#[derive(Clone)]
-struct Waiting {
+/// A message in the outbox.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    row: Arc<Stored>,
     id: String,
-    topic: Topic,
+    /// Where it is to be published.
+    pub topic: Topic,
     request_id: Option<RequestId>,
-    message: Message,
+    /// What is to be published.
+    pub message: Message,
     created_at: DateTime<Utc>,
 }
 
-/// What became of the messages of a step; those in neither list stay in the outbox.
+/// A row of the outbox, with the text of its messages if there are several.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stored {
+    id: String,
+    messages: String,
+}
+
+/// What became of the messages of a step.
 #[derive(Default)]
 struct Tried {
     sent: Vec<Waiting>,
     /// What the broker refuses for good, with its reason.
     undeliverable: Vec<(Waiting, String)>,
+    /// What stays in the outbox.
+    left: Vec<Waiting>,
     first_error: Option<pubsub::Error>,
 }
 
@@ -163,45 +176,34 @@ macro_rules! oldest {
     ($lock:literal) => {
         concat!(
             "-- outbox::oldest
-             select id, topic, request_id, data, attributes, created_at, dead_letter_id from outbox
+             select id, topic, request_id, data, attributes, messages, created_at, dead_letter_id from outbox
              order by id limit $1 ",
             $lock
         )
     };
 }
 
+/// The messages of the oldest rows, up to so many, as they would be published.
+///
+/// # Errors
+///
+/// When the database cannot be read.
+pub async fn waiting(database: &Database, rows: i64) -> db::Result<Vec<Waiting>> {
+    let rows = sqlx::query(oldest!("")).bind(rows).fetch_all(database.reader()).await?;
+    Ok(read_rows(database, &rows).await?.0)
+}
+
 impl<P: Published> Relay<P> {
-    /// The oldest rows that no other process publishes now, with the bodies of those that are redriven; and the
+    /// The messages of the oldest rows that no other process publishes now, and whether there are more of them; and the
     /// transaction that keeps others from them, where there may be others.
-    async fn take(&self) -> db::Result<(Vec<Waiting>, Option<Tx>)> {
+    async fn take(&self) -> db::Result<(Vec<Waiting>, bool, Option<Tx>)> {
         let mut tx = self.database.begin_taking("relay").await?;
         let rows = match &mut tx {
-            None => sqlx::query(oldest!("")).bind(BATCH).fetch_all(self.database.reader()).await?,
-            Some(tx) => sqlx::query(oldest!("for update skip locked")).bind(BATCH).fetch_all(&mut **tx).await?,
+            None => sqlx::query(oldest!("")).bind(ROWS).fetch_all(self.database.reader()).await?,
+            Some(tx) => sqlx::query(oldest!("for update skip locked")).bind(ROWS).fetch_all(&mut **tx).await?,
         };
-        let mut waiting = Vec::with_capacity(rows.len());
-        let mut redriven_bytes = 0;
-        for row in &rows {
-            let data = match row.try_get::<Option<String>, _>("dead_letter_id")? {
-                None => row.try_get::<String, _>("data")?.into(),
-                Some(_) if redriven_bytes > REDRIVEN_BYTES => break,
-                Some(letter) => {
-                    let payload = self.payload(&letter).await?;
-                    redriven_bytes += payload.len();
-                    payload
-                }
-            };
-            waiting.push(read(row, data)?);
-        }
-        Ok((waiting, tx))
-    }
-
-    async fn payload(&self, dead_letter_id: &str) -> db::Result<Bytes> {
-        let row = sqlx::query("-- outbox::payload\n select payload from dead_letter where id = $1")
-            .bind(dead_letter_id)
-            .fetch_one(self.database.reader())
-            .await?;
-        Ok(row.try_get::<Vec<u8>, _>("payload")?.into())
+        let (waiting, all) = read_rows(&self.database, &rows).await?;
+        Ok((waiting, !all || i64::try_from(rows.len()).is_ok_and(|rows| rows == ROWS), tx))
     }
 
     /// Publishes messages of one topic. Those that were refused for good in company are returned, to be tried alone.
@@ -222,7 +224,10 @@ impl<P: Published> Relay<P> {
         for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => tried.sent.push(waiting),
-                Err(error) if !error.is_refusal() => tried.first_error = tried.first_error.take().or(Some(error)),
+                Err(error) if !error.is_refusal() => {
+                    tried.left.push(waiting);
+                    tried.first_error = tried.first_error.take().or(Some(error));
+                }
                 Err(error) if alone == Alone::Yes => tried.undeliverable.push((waiting, error.to_string())),
                 Err(_) => refused.push(waiting),
             }
@@ -230,8 +235,9 @@ impl<P: Published> Relay<P> {
         refused
     }
 
-    async fn remove(&self, taken: Option<Tx>, sent: &[Waiting]) -> db::Result<()> {
-        if sent.is_empty() {
+    /// Takes what was sent from the outbox.
+    async fn remove(&self, taken: Option<Tx>, tried: &Tried) -> db::Result<()> {
+        if tried.sent.is_empty() {
             // What is set aside is taken from the outbox next, by another transaction.
             return match taken {
                 Some(tx) => tx.roll_back().await,
@@ -242,31 +248,82 @@ impl<P: Published> Relay<P> {
             Some(tx) => tx,
             None => self.database.begin("relay").await?,
         };
-        delete(&mut tx, sent.iter()).await?;
-        let grants: Vec<_> = sent.iter().filter_map(|waiting| waiting.request_id.clone()).collect();
+        let undeliverable = tried.undeliverable.iter().map(|(waiting, _)| waiting);
+        take_out(&mut tx, tried.sent.iter(), tried.left.iter().chain(undeliverable)).await?;
+        let grants: Vec<_> = tried.sent.iter().filter_map(|waiting| waiting.request_id.clone()).collect();
         self.published.record(tx, &grants, self.clock.now()).await?.commit().await
     }
 
     /// Moves what cannot be published to the dead letters.
-    async fn set_aside(&self, undeliverable: &[(Waiting, String)]) -> db::Result<()> {
-        if undeliverable.is_empty() {
+    async fn set_aside(&self, tried: &Tried) -> db::Result<()> {
+        if tried.undeliverable.is_empty() {
             return Ok(());
         }
-        let failures: Vec<_> = undeliverable.iter().map(|(waiting, detail)| failure(waiting, detail)).collect();
+        let failures: Vec<_> = tried.undeliverable.iter().map(|(waiting, detail)| failure(waiting, detail)).collect();
         let mut tx = self.database.begin("undeliverable").await?;
         let kept = dead_letter::keep(&mut tx, &failures, self.clock.now()).await?;
-        delete(&mut tx, undeliverable.iter().map(|(waiting, _)| waiting)).await?;
+        take_out(&mut tx, tried.undeliverable.iter().map(|(waiting, _)| waiting), tried.left.iter()).await?;
         tx.commit().await?;
         dead_letter::observe(&failures, &kept);
         Ok(())
     }
 }
 
-fn read(row: &AnyRow, data: Bytes) -> db::Result<Waiting> {
-    let attributes: String = row.try_get("attributes")?;
+/// Reads the messages of rows, and the bodies of those that are redriven; says whether these are all of them.
+async fn read_rows(database: &Database, rows: &[AnyRow]) -> db::Result<(Vec<Waiting>, bool)> {
+    let mut waiting = Vec::with_capacity(rows.len());
+    let mut redriven_bytes = 0;
+    for row in rows {
+        if let Some(messages) = row.try_get::<Option<String>, _>("messages")? {
+            read_bundle(row, messages, &mut waiting)?;
+            continue;
+        }
+        let data = match row.try_get::<Option<String>, _>("dead_letter_id")? {
+            None => row.try_get::<String, _>("data")?.into(),
+            Some(_) if redriven_bytes > REDRIVEN_BYTES => return Ok((waiting, false)),
+            Some(letter) => {
+                let payload = payload(database, &letter).await?;
+                redriven_bytes += payload.len();
+                payload
+            }
+        };
+        waiting.push(read_single(row, data)?);
+    }
+    Ok((waiting, true))
+}
+
+async fn payload(database: &Database, dead_letter_id: &str) -> db::Result<Bytes> {
+    let row = sqlx::query("-- outbox::payload\n select payload from dead_letter where id = $1")
+        .bind(dead_letter_id)
+        .fetch_one(database.reader())
+        .await?;
+    Ok(row.try_get::<Vec<u8>, _>("payload")?.into())
+}
+
+fn read_bundle(row: &AnyRow, messages: String, waiting: &mut Vec<Waiting>) -> db::Result<()> {
+    let stored = Arc::new(Stored { id: row.try_get("id")?, messages });
+    let (topic, created_at) = (db::parse(row, "topic")?, db::time(row, "created_at")?);
+    for Bundled(id, request_id, body, attributes) in stored.bundle()? {
+        let data = body.map(|body| Bytes::copy_from_slice(body.get().as_bytes())).unwrap_or_default();
+        let attributes = db::corrupt("attributes", serde_json::from_str(attributes.get()))?;
+        let message = Message { data, attributes };
+        waiting.push(Waiting { row: Arc::clone(&stored), id: id.into_owned(), topic, request_id, message, created_at });
+    }
+    Ok(())
+}
+
+impl Stored {
+    fn bundle(&self) -> db::Result<Vec<Bundled<'_>>> {
+        db::corrupt("messages", serde_json::from_str(&self.messages))
+    }
+}
+
+fn read_single(row: &AnyRow, data: Bytes) -> db::Result<Waiting> {
+    let (id, attributes): (String, String) = (row.try_get("id")?, row.try_get("attributes")?);
     let attributes = db::corrupt("attributes", serde_json::from_str(&attributes))?;
     Ok(Waiting {
-        id: row.try_get("id")?,
+        row: Arc::new(Stored { id: id.clone(), messages: String::new() }),
+        id,
         topic: db::parse(row, "topic")?,
         request_id: db::parse_option(row, "request_id")?,
         message: Message { data, attributes },
@@ -287,13 +344,46 @@ fn failure(waiting: &Waiting, detail: &str) -> Failure {
     }
 }
 
-async fn delete(tx: &mut Tx, rows: impl Iterator<Item = &Waiting>) -> db::Result<()> {
-    sqlx::query(
-        "-- outbox::remove
-         delete from outbox where id in (select value->>0 from jsonb_each($1))",
+db::row! {
+    /// What stays of a row.
+    #[derive(Debug)]
+    struct Rest<'a> {
+        id: &'a str => text,
+        messages: String => text,
+    }
+}
+
+/// Takes messages from the outbox: their rows, but for what stays of them.
+async fn take_out<'a>(
+    tx: &mut Tx,
+    gone: impl Iterator<Item = &'a Waiting>,
+    left: impl Iterator<Item = &'a Waiting>,
+) -> db::Result<()> {
+    let mut rows: BTreeMap<&Stored, BTreeSet<&str>> = gone.map(|waiting| (&*waiting.row, BTreeSet::new())).collect();
+    for waiting in left {
+        if let Some(rest) = rows.get_mut(&*waiting.row) {
+            rest.insert(&waiting.id);
+        }
+    }
+    let (emptied, shrunk): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, rest)| rest.is_empty());
+    sqlx::query("-- outbox::remove\n delete from outbox where id in (select value->>0 from jsonb_each($1))")
+        .bind(db::keys(emptied.iter().map(|(row, _)| &row.id)))
+        .execute(&mut **tx)
+        .await?;
+    let shrunk = shrunk.iter().map(|(row, rest)| {
+        let mut bundle = row.bundle()?;
+        bundle.retain(|Bundled(id, ..)| rest.contains(&**id));
+        Ok(Rest { id: &row.id, messages: json(&bundle) })
+    });
+    let shrunk = shrunk.collect::<db::Result<Vec<_>>>()?;
+    db::write(
+        tx,
+        db::sql!(
+            "-- outbox::shrink\n update outbox set messages = rest.messages from (",
+            Rest::SELECT,
+            ") rest where outbox.id = rest.id"
+        ),
+        &shrunk,
     )
-    .bind(db::keys(rows.map(|waiting| &waiting.id)))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .await
 }
