@@ -128,16 +128,30 @@ fn number(text: &str) -> Result<u64, Violation> {
     text.parse().map_err(|_| violation(Rule::Broken, format!("{text} is no number")))
 }
 
-const GRANTS: &str = "select group_concat(request_id || ' ' || state || ' ' || grant_index || ' ' || user_id || ' ' || \
-     campaign_id || ' ' || token_amount || ' ' || coalesce(transaction_hash, '-') || ' ' || \
-     (retry_count = 0 and completed_at is null \
-      and not exists (select 1 from outbox o where o.request_id = g.request_id)), char(10)) \
-     from (select * from token_grant order by grant_index) g";
+/// Whose messages wait to be published.
+macro_rules! waiting {
+    () => {
+        "with waiting as (
+             select m.value->>1 as request_id from outbox o, json_each(o.messages) m where m.value->>1 is not null
+             union all select request_id from outbox where request_id is not null) "
+    };
+}
 
-const PAYMENTS: &str = "select group_concat(request_id || ' ' || state || ' ' || grant_id || ' ' || \
-     coalesce(transaction_hash, '-') || ' ' || coalesce(block_number, -1) || ' ' || \
-     (not exists (select 1 from outbox o where o.request_id = p.request_id)), char(10)) \
-     from (select * from payment order by request_id) p";
+const GRANTS: &str = concat!(
+    waiting!(),
+    "select group_concat(request_id || ' ' || state || ' ' || grant_index || ' ' || user_id || ' ' ||
+         campaign_id || ' ' || token_amount || ' ' || coalesce(transaction_hash, '-') || ' ' ||
+         (retry_count = 0 and completed_at is null and request_id not in (select request_id from waiting)), char(10))
+     from (select * from token_grant order by grant_index)"
+);
+
+const PAYMENTS: &str = concat!(
+    waiting!(),
+    "select group_concat(request_id || ' ' || state || ' ' || grant_id || ' ' ||
+         coalesce(transaction_hash, '-') || ' ' || coalesce(block_number, -1) || ' ' ||
+         (request_id not in (select request_id from waiting)), char(10))
+     from (select * from payment order by request_id)"
+);
 
 const TALLIES: &str = "select group_concat(campaign_id || ' ' || reserved || ' ' || spent, char(10)) from campaign";
 
