@@ -73,3 +73,54 @@ impl<K, V> Default for Kept<K, V> {
         Self(HashMap::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta};
+    use shared::ledger::Seal;
+
+    use super::*;
+
+    fn campaigns(ids: impl IntoIterator<Item = u64>) -> impl Iterator<Item = (CampaignId, Campaign)> {
+        ids.into_iter().map(|id| {
+            let id: CampaignId = format!("c-{id}").parse().unwrap();
+            let spec = crate::domain::campaign::Spec::of_first_use(&id);
+            (id.clone(), Campaign::new(id, spec, DateTime::UNIX_EPOCH))
+        })
+    }
+
+    #[test]
+    fn nothing_is_remembered_at_another_head() {
+        let head = Head { next_grant_index: 1, sequence: 7, at: DateTime::UNIX_EPOCH, seal: Seal::NONE };
+        let others = [
+            Head { next_grant_index: 2, ..head },
+            Head { sequence: 8, ..head },
+            Head { at: head.at + TimeDelta::microseconds(1), ..head },
+            Head { seal: "7".repeat(64).parse().unwrap(), ..head },
+        ];
+        let memory = Memory::default();
+        let known = || {
+            let mut recent = Recent::default();
+            recent.campaigns.keep(campaigns([1]));
+            recent
+        };
+        for other in others {
+            memory.leave(head, known());
+            assert_eq!(memory.take(other).campaigns.0.len(), 0, "{other:?}");
+            assert_eq!(memory.take(head).campaigns.0.len(), 0, "what was not true once is forgotten");
+        }
+        memory.leave(head, known());
+        assert_eq!(memory.clone().take(head).campaigns.0.len(), 1);
+        assert_eq!(memory.take(head).campaigns.0.len(), 0, "it is taken once");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut kept = Kept::default();
+        kept.keep(campaigns(0..MOST as u64));
+        kept.keep(campaigns([1_000_000, 1_000_001]));
+        let ids: Vec<CampaignId> = ["c-1", "c-1000000"].map(|id| id.parse().unwrap()).into();
+        let (known, unknown) = kept.take(ids.iter().collect());
+        assert_eq!((known.len(), unknown), (1, vec![&ids[0]]));
+    }
+}

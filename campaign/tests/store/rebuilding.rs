@@ -11,6 +11,7 @@ use super::*;
 on_both_databases! {
     |kind| Place::new(kind).await.unwrap();
     every_table_that_was_changed_by_hand_is_found_and_repaired,
+    what_is_replaced_is_not_remembered_as_it_was,
     a_table_that_is_as_the_ledger_says_is_left_alone,
     all_tables_can_be_lost,
     an_event_that_was_changed_is_found,
@@ -56,6 +57,19 @@ async fn live(store: &Store) {
     apply(store, &[completed(&grants[2], "0xaa")], at(125)).await;
     store.switch(true, cause(), Some("a leaked key".to_owned()), at(130)).await.unwrap();
     store.cancel(&listed.request_id, None, &cause(), at(131)).await.unwrap();
+}
+
+async fn what_is_replaced_is_not_remembered_as_it_was(place: Place) {
+    let store = open(&place).await;
+    let alice = grant(&store, "alice", "summer", 10).await;
+    change(&store, "update token_grant set token_amount = 11").await;
+    // Another process, which remembers what it has read.
+    let other = open(&place).await;
+    apply(&other, &[submitted(&[&alice], "0xaa")], at(1)).await;
+    assert!(store.rebuild(true).await.unwrap().swapped);
+    let (moved, _) = apply(&other, &[completed(&alice, "0xaa")], at(2)).await;
+    assert_eq!(moved[0].request.token_amount.whole_tokens(), 10);
+    assert_eq!(store.rebuild(false).await.unwrap().differences, []);
 }
 
 async fn every_table_that_was_changed_by_hand_is_found_and_repaired(place: Place) {

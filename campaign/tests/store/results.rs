@@ -15,6 +15,7 @@ on_both_databases! {
     texts_of_other_programs_come_back_as_they_were,
     a_nul_character_in_a_text_is_replaced,
     results_applied_at_the_same_time_all_count,
+    what_another_process_wrote_meanwhile_is_read,
 }
 
 async fn a_completed_grant_shows_transaction_block_and_time(place: Place) {
@@ -168,4 +169,20 @@ async fn results_applied_at_the_same_time_all_count(place: Place) {
     for grant in grants {
         assert_eq!(kinds(&store, grant).await.iter().filter(|kind| *kind == "Completed").count(), 1);
     }
+}
+
+async fn what_another_process_wrote_meanwhile_is_read(place: Place) {
+    let (store, other) = (open(&place).await, open(&place).await);
+    let [alice, bob] = [grant(&store, "alice", "summer", 1).await, grant(&store, "bob", "summer", 2).await];
+    apply(&store, &[submitted(&[&alice, &bob], "0xaa")], at(1)).await;
+    apply(&other, &[submitted(&[&bob], "0xbb")], at(2)).await;
+    let (moved, _) = apply(&store, &[completed(&alice, "0xaa")], at(3)).await;
+    assert_eq!(moved.len(), 1);
+    assert_eq!(stored(&store, &bob).await.transaction_hash.as_deref(), Some("0xbb"));
+    apply(&other, &[completed(&bob, "0xbb")], at(4)).await;
+    // Both have left a head behind that is not the ledger's any more, or is.
+    let carol = grant(&store, "carol", "summer", 4).await;
+    apply(&other, &[failed(&carol, "x", "y")], at(5)).await;
+    let campaign = store.campaign(&carol.request.campaign_id).await.unwrap().unwrap();
+    assert_eq!((campaign.tally.grants, campaign.tally.spent, campaign.tally.reserved), (3, 3, 0));
 }
