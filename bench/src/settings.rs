@@ -49,7 +49,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "BENCH_BLOCK_TIME", default_value_t = 1.0)]
     pub(crate) block_time: f64,
     /// Connections that requests are sent over
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 256)]
     pub(crate) connections: usize,
     /// How requests are spread over a second
     #[arg(long, value_enum, default_value_t)]

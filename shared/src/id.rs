@@ -207,9 +207,10 @@ impl From<Priority> for u8 {
     }
 }
 
-/// An account on the chain, 20 bytes, never the zero address. Written with the checksum of EIP-55.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr)]
-pub struct WalletAddress(Address);
+/// An account on the chain, 20 bytes, never the zero address. Written with the checksum of EIP-55, and kept as it is written:
+/// a checksum is a hash, and an accepted grant names its wallet in five places.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, SerializeDisplay, DeserializeFromStr)]
+pub struct WalletAddress([u8; 42]);
 
 /// Why a text is not a wallet address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -227,9 +228,17 @@ pub enum InvalidWallet {
 
 impl WalletAddress {
     /// The account's 20 bytes.
+    ///
+    /// # Panics
+    ///
+    /// Never: it was made of them.
     #[must_use]
     pub fn address(self) -> Address {
-        self.0
+        self.as_str().parse().expect("it was made from an address")
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 }
 
@@ -237,7 +246,12 @@ impl TryFrom<Address> for WalletAddress {
     type Error = InvalidWallet;
 
     fn try_from(address: Address) -> Result<Self, InvalidWallet> {
-        if address.is_zero() { Err(InvalidWallet::Zero) } else { Ok(Self(address)) }
+        if address.is_zero() {
+            return Err(InvalidWallet::Zero);
+        }
+        let mut text = [0; 42];
+        text.copy_from_slice(address.to_checksum_buffer(None).as_str().as_bytes());
+        Ok(Self(text))
     }
 }
 
@@ -250,16 +264,23 @@ impl FromStr for WalletAddress {
         let address: Address = text.parse().map_err(|_| InvalidWallet::Malformed)?;
         let has = |test: fn(&u8) -> bool| digits.as_bytes().iter().any(test);
         let mixed_case = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
-        if mixed_case && address.to_checksum(None) != text {
+        let wallet = Self::try_from(address)?;
+        if mixed_case && wallet.as_str() != text {
             return Err(InvalidWallet::Checksum(address));
         }
-        address.try_into()
+        Ok(wallet)
     }
 }
 
 impl fmt::Display for WalletAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for WalletAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::domain::Grant;
 use crate::domain::campaign::Campaign;
 
 /// The most rows of one kind. When there are more, only those of the last transaction are kept.
-const MOST: usize = 10_000;
+const MOST: usize = 5_000;
 
 /// What a process remembers; clones share it.
 #[derive(Debug, Clone, Default)]
