@@ -280,7 +280,7 @@ impl fmt::Display for WalletAddress {
 
 impl fmt::Debug for WalletAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.debug_tuple("WalletAddress").field(&self.address()).finish()
     }
 }
 
