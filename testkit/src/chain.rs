@@ -192,12 +192,20 @@ impl Chain {
         count.context("cannot read a transaction count")
     }
 
-    /// Mines so many blocks at once.
+    /// Mines so many blocks.
     ///
     /// # Errors
     /// When the chain does not answer.
     pub async fn mine(&self, blocks: u64) -> Result<()> {
-        self.rpc("anvil_mine", json!([format!("{blocks:#x}")])).await.map(drop)
+        /// More of them may take longer than an answer is waited for.
+        const AT_ONCE: u64 = 100;
+        let mut left = blocks;
+        while left > 0 {
+            let now = left.min(AT_ONCE);
+            self.rpc("anvil_mine", json!([format!("{now:#x}")])).await?;
+            left -= now;
+        }
+        Ok(())
     }
 
     /// Mines a block each so many seconds from now on; 0 stops the clock.
