@@ -25,6 +25,7 @@ pub use claims::{Claim, ClaimRoot, DueTree};
 pub use jobs::{Job, Rejection};
 pub use queries::{GrantFilter, Holding, Page, Totals};
 pub use rebuild::{Difference, Rebuilt};
+use recent::Memory;
 pub use republish::{Cancellation, Open, Republished, WhichGrants};
 pub use results::{Applied, Report};
 use secrecy::SecretString;
@@ -36,7 +37,6 @@ use sqlx::any::AnyRow;
 pub use statistics::{Statistics, TransactionPage, TransactionShare, TransactionState};
 
 use crate::domain::{Grant, GrantRequest};
-use recent::Memory;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 

@@ -7,8 +7,11 @@ mod claims;
 mod save;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::hash::Hash;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use shared::db::{self, corrupt, unsigned};
 use shared::id::{CampaignId, IdempotencyKey, RequestId, UserId};
 use shared::ledger::{Cause, Entry, Stream};
@@ -21,7 +24,7 @@ use save::{
     save_switch, save_transactions, update_grants,
 };
 
-use super::recent::Recent;
+use super::recent::{Kept, Recent};
 use super::{grant, grant_columns};
 use crate::domain::campaign::{Campaign, Tally};
 use crate::domain::event::{CampaignEvent, GrantEvent, ServiceEvent};
@@ -145,17 +148,9 @@ impl Projection {
 
     /// Loads those of the grants that exist, and their campaigns.
     pub(super) async fn load_grants(&mut self, connection: &mut AnyConnection, ids: &[&RequestId]) -> db::Result<()> {
-        let wanted: BTreeSet<_> = ids.iter().copied().filter(|id| !self.grants.contains_key(*id)).collect();
-        let (remembered, missing) = self.recent.grants.take(wanted);
-        if cfg!(debug_assertions) {
-            let ids: Vec<_> = remembered.iter().map(|grant| &grant.request_id).collect();
-            let mut read = read_grants(&mut *connection, &ids).await?;
-            read.sort_by(|one, other| one.request_id.cmp(&other.request_id));
-            assert_eq!(remembered, read, "what is remembered is not what is stored");
-        }
-        let read = read_grants(&mut *connection, &missing).await?;
-        let loaded = remembered.into_iter().chain(read).map(|grant| (grant.request_id.clone(), Tracked::loaded(grant)));
-        self.grants.extend(loaded);
+        let wanted = ids.iter().copied().filter(|id| !self.grants.contains_key(*id)).collect();
+        let grants = load(connection, &mut self.recent.grants, wanted, LOAD_GRANTS, grant).await?;
+        self.grants.extend(grants.into_iter().map(|(id, grant)| (id, Tracked::loaded(grant))));
         let loaded = ids.iter().filter_map(|id| self.grants.get(*id));
         let campaigns: BTreeSet<_> = loaded.map(|grant| grant.value.request.campaign_id.clone()).collect();
         self.load_campaigns(connection, &campaigns.iter().collect::<Vec<_>>()).await
@@ -167,17 +162,9 @@ impl Projection {
         connection: &mut AnyConnection,
         ids: &[&CampaignId],
     ) -> db::Result<()> {
-        let wanted: BTreeSet<_> = ids.iter().copied().filter(|id| !self.campaigns.contains_key(*id)).collect();
-        let (remembered, missing) = self.recent.campaigns.take(wanted);
-        if cfg!(debug_assertions) {
-            let ids: Vec<_> = remembered.iter().map(|campaign| &campaign.campaign_id).collect();
-            let mut read = read_campaigns(&mut *connection, &ids).await?;
-            read.sort_by(|one, other| one.campaign_id.cmp(&other.campaign_id));
-            assert_eq!(remembered, read, "what is remembered is not what is stored");
-        }
-        let read = read_campaigns(connection, &missing).await?;
-        let loaded = remembered.into_iter().chain(read);
-        self.campaigns.extend(loaded.map(|campaign| (campaign.campaign_id.clone(), Tracked::loaded(campaign))));
+        let wanted = ids.iter().copied().filter(|id| !self.campaigns.contains_key(*id)).collect();
+        let campaigns = load(connection, &mut self.recent.campaigns, wanted, LOAD_CAMPAIGNS, campaign).await?;
+        self.campaigns.extend(campaigns.into_iter().map(|(id, campaign)| (id, Tracked::loaded(campaign))));
         Ok(())
     }
 
@@ -416,30 +403,71 @@ fn written<K, T>(tracked: &BTreeMap<K, Tracked<T>>, write: Write) -> Vec<&T> {
     tracked.values().filter(|tracked| tracked.write == write).map(|tracked| &tracked.value).collect()
 }
 
-/// Those of the grants that exist.
-async fn read_grants(connection: &mut AnyConnection, ids: &[&RequestId]) -> db::Result<Vec<Grant>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
+const LOAD_GRANTS: &str = concat!(
+    "-- projection::load_grants\n select ",
+    grant_columns!(),
+    " from token_grant g where g.request_id in (select value->>0 from jsonb_each($1))"
+);
+
+const LOAD_CAMPAIGNS: &str = concat!(
+    "-- projection::load_campaigns\n select ",
+    campaign_columns!(),
+    " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
+);
+
+/// Those of the rows that exist: from memory, else from the database. Builds for tests hold the one against the other.
+async fn load<K, V>(
+    connection: &mut AnyConnection,
+    recent: &mut Kept<K, V>,
+    wanted: BTreeSet<&K>,
+    statement: &'static str,
+    value: fn(&AnyRow) -> db::Result<V>,
+) -> db::Result<BTreeMap<K, V>>
+where
+    V: Keyed<K> + PartialEq + Debug,
+    K: Clone + Debug + Eq + Hash + Ord + Serialize,
+{
+    let (mut found, missing) = recent.take(wanted);
+    if cfg!(debug_assertions) {
+        let read = read(connection, statement, &found.keys().collect::<Vec<_>>(), value).await?;
+        assert_eq!(found, read, "what is remembered is not what is stored");
     }
-    let query = sqlx::query(concat!(
-        "-- projection::load_grants\n select ",
-        grant_columns!(),
-        " from token_grant g where g.request_id in (select value->>0 from jsonb_each($1))"
-    ));
-    query.bind(db::keys(ids)).fetch_all(connection).await?.iter().map(grant).collect()
+    found.append(&mut read(connection, statement, &missing, value).await?);
+    Ok(found)
 }
 
-/// Those of the campaigns that exist.
-async fn read_campaigns(connection: &mut AnyConnection, ids: &[&CampaignId]) -> db::Result<Vec<Campaign>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
+async fn read<K, V>(
+    connection: &mut AnyConnection,
+    statement: &'static str,
+    keys: &[&K],
+    value: fn(&AnyRow) -> db::Result<V>,
+) -> db::Result<BTreeMap<K, V>>
+where
+    V: Keyed<K>,
+    K: Clone + Ord + Serialize,
+{
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    let query = sqlx::query(concat!(
-        "-- projection::load_campaigns\n select ",
-        campaign_columns!(),
-        " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
-    ));
-    query.bind(db::keys(ids)).fetch_all(connection).await?.iter().map(campaign).collect()
+    let rows = sqlx::query(statement).bind(db::keys(keys)).fetch_all(connection).await?;
+    rows.iter().map(|row| value(row).map(|value| (value.key().clone(), value))).collect()
+}
+
+/// What has a name.
+trait Keyed<K> {
+    fn key(&self) -> &K;
+}
+
+impl Keyed<RequestId> for Grant {
+    fn key(&self) -> &RequestId {
+        &self.request_id
+    }
+}
+
+impl Keyed<CampaignId> for Campaign {
+    fn key(&self) -> &CampaignId {
+        &self.campaign_id
+    }
 }
 
 /// The campaign of the grant that an entry makes.

@@ -4,7 +4,7 @@
 //! written. So what a transaction leaves here is true for the next one that finds the head as it was left, whoever wrote in
 //! between, and whether or not the commit came about. Where the head is another one, all of it is forgotten.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,17 +46,15 @@ pub(super) struct Recent {
 pub(super) struct Kept<K, V>(HashMap<K, V>);
 
 impl<K: Clone + Eq + Hash + Ord, V> Kept<K, V> {
-    /// Takes those that are known, in the order of their keys; and says which are not.
-    pub(super) fn take<'a>(&mut self, keys: BTreeSet<&'a K>) -> (Vec<V>, Vec<&'a K>) {
-        let mut known = Vec::with_capacity(keys.len());
-        let unknown = keys.into_iter().filter(|key| match self.0.remove(key) {
-            Some(row) => {
-                known.push(row);
-                false
+    /// Takes those that are known; and says which are not.
+    pub(super) fn take<'a>(&mut self, keys: BTreeSet<&'a K>) -> (BTreeMap<K, V>, Vec<&'a K>) {
+        let (mut known, mut unknown) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            match self.0.remove_entry(key) {
+                Some((key, row)) => _ = known.insert(key, row),
+                None => unknown.push(key),
             }
-            None => true,
-        });
-        let unknown = unknown.collect();
+        }
         (known, unknown)
     }
 
