@@ -8,6 +8,7 @@ mod chain_payments;
 mod claims;
 mod kill_switch;
 mod lane;
+mod progress;
 mod receive;
 mod seen_ledger;
 mod settle;

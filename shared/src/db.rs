@@ -7,6 +7,7 @@
 mod rows;
 mod sole;
 mod wake;
+mod writes;
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -18,9 +19,10 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::Migrator;
 use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor, Row, Transaction};
 
-pub use self::rows::{keys, row, rows, sql, write};
+pub use self::rows::{keys, row, rows, sql};
 pub use self::sole::{SoleProcess, sole_process};
 pub use self::wake::listen;
+pub use self::writes::Writes;
 use crate::fail_point;
 
 /// Why the database did not do what it was asked to.
@@ -109,22 +111,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub struct Tx {
     inner: Transaction<'static, Any>,
-    dialect: Dialect,
+    writes: Writes,
     step: &'static str,
 }
 
 impl Tx {
-    /// What follows in this transaction adds rows, and looks for none: PostgreSQL plans such statements once, since it
-    /// takes as long to plan as to run them and there is but one plan.
-    ///
-    /// # Errors
-    ///
-    /// When the database cannot be reached.
-    pub async fn only_adds(&mut self) -> Result<()> {
-        if self.dialect == Dialect::Postgres {
-            self.execute("set local plan_cache_mode = force_generic_plan").await?;
-        }
-        Ok(())
+    /// What is written just before the commit: nothing else that this transaction does sees it.
+    pub fn writes(&mut self) -> &mut Writes {
+        &mut self.writes
     }
 
     /// Makes what the transaction did durable.
@@ -132,7 +126,8 @@ impl Tx {
     /// # Errors
     ///
     /// When nothing was committed, or, where the connection was lost meanwhile, the database did not say.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
+        self.writes.run(&mut self.inner).await?;
         fail_point::reach(&format!("{}:commit", self.step)).await;
         self.inner.commit().await?;
         fail_point::reach(&format!("{}:committed", self.step)).await;
@@ -292,7 +287,7 @@ impl Database {
             },
             Dialect::Postgres => self.write.begin().await?,
         };
-        Ok(Tx { inner, dialect: self.dialect, step })
+        Ok(Tx { inner, writes: Writes::default(), step })
     }
 
     /// The same, for a transaction that locks rows while something slow is done outside of the database, so that no other
@@ -343,6 +338,9 @@ async fn create_folder_of(file: &Path) -> Result<()> {
 
 /// A deferred transaction that begins with a read could not wait for its turn to write.
 const BEGIN: &str = "begin immediate";
+
+/// What its driver calls itself.
+const POSTGRES: &str = "PostgreSQL";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 

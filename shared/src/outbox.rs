@@ -167,14 +167,10 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
 }
 
 /// Commits messages to be published, together with whatever else is in the transaction.
-///
-/// # Errors
-///
-/// When the database refuses.
-pub async fn enqueue(tx: &mut Tx, messages: &[Pending]) -> db::Result<()> {
+pub fn enqueue(tx: &mut Tx, messages: &[Pending]) {
     let is_alike = |one: &Pending, next: &Pending| {
         one.topic == next.topic && matches!([&one.body, &next.body], [Body::Json(_), Body::Json(_)])
     };
     let rows: Vec<_> = messages.chunk_by(is_alike).flat_map(|alike| alike.chunks(BUNDLE)).map(Row::of).collect();
-    db::write(tx, db::sql!("-- outbox::enqueue\n insert into outbox ", Row::VALUES), &rows).await
+    tx.writes().add(db::sql!("-- outbox::enqueue\n insert into outbox ", Row::VALUES), &rows);
 }

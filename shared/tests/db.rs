@@ -19,6 +19,7 @@ on_both_databases! {
     rows_go_in_and_come_out_as_they_were,
     rows_that_break_a_constraint_are_data_errors,
     a_transaction_without_a_commit_leaves_nothing,
+    what_is_written_at_the_end_is_there_with_the_commit_or_not_at_all,
     a_stored_value_that_breaks_its_type_is_named,
     a_closed_database_is_neither_data_nor_away,
     a_database_that_is_newer_than_the_program_is_refused,
@@ -117,6 +118,45 @@ async fn a_transaction_without_a_commit_leaves_nothing(place: Place) {
     drop(tx);
     insert(&database, &[line(2, "two")]).await.unwrap();
     assert_eq!(lines(&database).await, [line(2, "two")]);
+}
+
+async fn what_is_written_at_the_end_is_there_with_the_commit_or_not_at_all(place: Place) {
+    const ADD: &str = "-- add
+        insert into line (id, text, number) select cast(value->>0 as bigint), value->>1, 1 from jsonb_each($1)";
+    const COUNT: &str = "insert into counted (name, lines)
+        select value->>0, cast(value->>1 as bigint) from jsonb_each($1) where true
+        on conflict (name) do update set lines = counted.lines + excluded.lines";
+    const REFER: &str = "insert into reference (line) select cast(value->>0 as bigint) from jsonb_each($1)";
+    const CHANGE: &str = "update line set text = changed.text
+        from (select cast(value->>0 as bigint) as id, value->>1 as text from jsonb_each($1)) changed
+        where line.id = changed.id";
+    let database = with_table(&place).await;
+    change(&database, "create table counted (name text constraint counted_pkey primary key, lines bigint not null)")
+        .await;
+    change(&database, "create table reference (line bigint not null constraint reference_fkey references line (id))")
+        .await;
+    let counted =
+        async || -> i64 { sqlx::query_scalar("select lines from counted").fetch_one(database.reader()).await.unwrap() };
+    for (id, error) in [(1, false), (2, false), (2, true)] {
+        let mut tx = database.begin("test").await.unwrap();
+        tx.writes().add(COUNT, &[("all", 2)]);
+        tx.writes().add(ADD, &[(id, "a"), (id + 10, "it's $1")]);
+        tx.writes().add(ADD, &[(id + 20, "once more")]);
+        tx.writes().add(REFER, &[[id], [id + 20]]);
+        tx.writes().change(CHANGE, &[(id - 1, "changed"), (id, "not yet there")]);
+        assert_eq!(tx.commit().await.is_err_and(|error| error.is_data()), error);
+    }
+    let mut expected = [1, 2].map(|id| [(id, "a"), (id + 10, "it's $1"), (id + 20, "once more")]).concat();
+    expected.sort_unstable();
+    expected[0].1 = "changed";
+    let expected: Vec<_> = expected.into_iter().map(|(id, text)| Line { number: Some(1), ..line(id, text) }).collect();
+    assert_eq!(lines(&database).await, expected);
+    assert_eq!(counted().await, 4, "nothing of the third is there");
+
+    let mut tx = database.begin("test").await.unwrap();
+    tx.writes().add(ADD, &[(3, "never")]);
+    drop(tx);
+    assert_eq!(lines(&database).await, expected);
 }
 
 async fn a_stored_value_that_breaks_its_type_is_named(place: Place) {

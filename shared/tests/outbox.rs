@@ -75,7 +75,7 @@ async fn enqueue(database: &Database, numbers: std::ops::Range<u32>) {
         })
         .collect();
     let mut tx = database.begin("test").await.unwrap();
-    outbox::enqueue(&mut tx, &messages).await.unwrap();
+    outbox::enqueue(&mut tx, &messages);
     tx.commit().await.unwrap();
 }
 

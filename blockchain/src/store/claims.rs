@@ -85,7 +85,7 @@ impl Store {
         .await?;
         if let Some(row) = row {
             let event = published(&row, db::unsigned(&row, "chain_id")?)?;
-            outbox::enqueue(&mut tx, &[Pending::result(&event, None, now)]).await?;
+            outbox::enqueue(&mut tx, &[Pending::result(&event, None, now)]);
         }
         tx.commit().await
     }
@@ -221,7 +221,7 @@ pub(super) async fn end(tx: &mut Tx, transaction: &Ended, now: DateTime<Utc>) ->
     .await?;
     if let Some(row) = row {
         let event = published(&row, transaction.lane.id.chain_id)?;
-        outbox::enqueue(tx, &[Pending::result(&event, None, now)]).await?;
+        outbox::enqueue(tx, &[Pending::result(&event, None, now)]);
     }
     Ok(())
 }

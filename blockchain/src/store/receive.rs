@@ -122,7 +122,7 @@ impl Store {
             let event = ResultEvent::Started(GrantsStarted { request_ids: started, processed_at: now });
             messages.push(Pending::result(&event, None, now));
         }
-        outbox::enqueue(&mut tx, &messages).await?;
+        outbox::enqueue(&mut tx, &messages);
         if !cancelled.is_empty() {
             end(&mut tx, None, &cancelled, now).await?;
         }

@@ -11,7 +11,7 @@ use shared::id::RequestId;
 use shared::outbox::{self, Pending};
 
 use super::lane::{Lane, hold};
-use super::transactions::record;
+use super::progress::record;
 use super::{Store, claims, payment, payment_columns};
 use crate::domain::{Ending, Payment};
 use crate::transaction::End;
@@ -144,7 +144,7 @@ impl Store {
                 return Ok(false);
             }
             let told = json!({ "transaction_hash": transaction.mined.map(|(hash, _)| hash) });
-            record(&mut tx, &transaction.id, transaction.end.as_str(), now, &told).await?;
+            record(&mut tx, &transaction.id, transaction.end.as_str(), now, &told);
             claims::end(&mut tx, transaction, now).await?;
         }
         let transaction = settlement.transaction.as_ref().map(|transaction| &*transaction.id);
@@ -165,7 +165,7 @@ pub(super) async fn end(
     let rows: Vec<_> = verdicts.iter().map(|(payment, verdict)| Row::new(payment, verdict, now)).collect();
     let moved = update(tx, transaction, &rows).await?;
     let verdicts: Vec<_> = verdicts.iter().filter(|(payment, _)| moved.contains(&payment.request_id)).collect();
-    count(tx, &verdicts).await?;
+    count(tx, &verdicts);
     let messages: Vec<_> = verdicts
         .iter()
         .filter_map(|(payment, verdict)| match verdict {
@@ -174,7 +174,7 @@ pub(super) async fn end(
         })
         .collect();
     if !fail_point::switched("result_without_message") {
-        outbox::enqueue(tx, &messages).await?;
+        outbox::enqueue(tx, &messages);
     }
     Ok(())
 }
@@ -204,27 +204,38 @@ async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db:
     moved.iter().map(|row| db::parse(row, "request_id")).collect()
 }
 
-async fn count(tx: &mut Tx, verdicts: &[&(Payment, Verdict)]) -> db::Result<()> {
-    let (mut completed, mut tokens, mut failed) = (0_i64, 0_i64, 0_i64);
+db::row! {
+    /// What ends at once.
+    #[derive(Debug, Default)]
+    struct Counted {
+        completed_grants: u64 => bigint,
+        completed_tokens: u64 => bigint,
+        failed_grants: u64 => bigint,
+    }
+}
+
+fn count(tx: &mut Tx, verdicts: &[&(Payment, Verdict)]) {
+    let mut ended = Counted::default();
     for (payment, verdict) in verdicts {
         match verdict {
             Verdict::Ended(Ending::Completed(_)) => {
-                completed += 1;
-                tokens += payment.token_amount.whole_tokens().cast_signed();
+                ended.completed_grants += 1;
+                ended.completed_tokens += payment.token_amount.whole_tokens();
             }
-            Verdict::Ended(Ending::Failed(_)) => failed += 1,
+            Verdict::Ended(Ending::Failed(_)) => ended.failed_grants += 1,
             Verdict::Again { .. } => {}
         }
     }
-    sqlx::query(
-        "-- store::count
-         update tally set completed_grants = completed_grants + $1, completed_tokens = completed_tokens + $2,
-                          failed_grants = failed_grants + $3",
-    )
-    .bind(completed)
-    .bind(tokens)
-    .bind(failed)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    tx.writes().change(
+        db::sql!(
+            "-- store::count
+             update tally set completed_grants = tally.completed_grants + ended.completed_grants,
+                              completed_tokens = tally.completed_tokens + ended.completed_tokens,
+                              failed_grants = tally.failed_grants + ended.failed_grants
+             from (",
+            Counted::SELECT,
+            ") ended"
+        ),
+        &[ended],
+    );
 }

@@ -4,17 +4,15 @@
 
 use alloy::primitives::{B256, Bytes};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::db::{self, Tx};
-use shared::event::{GrantsConfirmed, GrantsReverted, GrantsSubmitted, ResultEvent};
 use shared::finality::Finality;
-use shared::outbox::{self, Pending as Message};
 use shared::random::ascending_uuid;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::lane::{Lane, LaneId, hold};
+use super::progress::{announce, announce_block, attempt_told, block_told, record};
 use super::{Publication, Store, claims, keys, payment, payment_columns};
 use crate::domain::Payment;
 use crate::fees::Fees;
@@ -203,9 +201,9 @@ impl Store {
             Purpose::Pay => "replaced",
             Purpose::Cancel => "cancelling",
         };
-        record(&mut tx, id, kind, now, &attempt_told(attempt)).await?;
+        record(&mut tx, id, kind, now, &attempt_told(attempt));
         if attempt.purpose == Purpose::Pay {
-            announce(&mut tx, attempt.payments, attempt.signed.hash, now).await?;
+            announce(&mut tx, attempt.payments, attempt.signed.hash, now);
         }
         tx.commit().await?;
         Ok(true)
@@ -238,10 +236,10 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if let Some(before) = transaction.mined_in {
-            record(&mut tx, &transaction.id, "fell_back", now, &block_told(before)).await?;
+            record(&mut tx, &transaction.id, "fell_back", now, &block_told(before));
         }
         if let Some(block) = block {
-            record(&mut tx, &transaction.id, "mined", now, &block_told(block)).await?;
+            record(&mut tx, &transaction.id, "mined", now, &block_told(block));
         }
         if attempt.purpose == Purpose::Pay {
             announce_block(&mut tx, &transaction.id, attempt.hash, block, now).await?;
@@ -305,7 +303,7 @@ impl Store {
         .await?
         .rows_affected();
         claims::reopen(&mut tx, &id).await?;
-        record(&mut tx, &id, "reopened", now, &json!({ "was": state, "payments": payments })).await?;
+        record(&mut tx, &id, "reopened", now, &json!({ "was": state, "payments": payments }));
         tx.commit().await?;
         Ok(Reopened::Transaction { id, payments })
     }
@@ -458,7 +456,7 @@ async fn assign(
     {
         return Ok(None);
     }
-    announce(tx, transaction.payments, transaction.signed.hash, now).await?;
+    announce(tx, transaction.payments, transaction.signed.hash, now);
     Ok(Some(id))
 }
 
@@ -509,7 +507,7 @@ async fn insert(tx: &mut Tx, lane: LaneId, transaction: &NewTransaction<'_>, now
     .execute(&mut **tx)
     .await?;
     insert_attempt(tx, &id, transaction, now).await?;
-    record(tx, &id, "made", now, &attempt_told(transaction)).await?;
+    record(tx, &id, "made", now, &attempt_told(transaction));
     Ok(id)
 }
 
@@ -528,88 +526,6 @@ async fn insert_attempt(tx: &mut Tx, id: &str, attempt: &NewTransaction<'_>, now
     .bind(attempt.fees.max_fee_per_gas.cast_signed())
     .bind(attempt.fees.max_priority_fee_per_gas.cast_signed())
     .bind(now.timestamp_micros())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Tells the owners of the grants that their transaction is in a block, or is not any more.
-async fn announce_block(
-    tx: &mut Tx,
-    transaction: &str,
-    hash: B256,
-    block: Option<BlockId>,
-    now: DateTime<Utc>,
-) -> db::Result<()> {
-    let rows = sqlx::query(
-        "-- store::assigned
-         select request_id from payment where transaction_id = $1 and state = 'assigned' order by request_id",
-    )
-    .bind(transaction)
-    .fetch_all(&mut **tx)
-    .await?;
-    let request_ids: Vec<_> = rows.iter().map(|row| db::parse(row, "request_id")).collect::<db::Result<_>>()?;
-    if request_ids.is_empty() {
-        return Ok(());
-    }
-    let (transaction_hash, processed_at) = (hash.to_string(), now);
-    let progress = match block {
-        Some(block) => ResultEvent::Confirmed(GrantsConfirmed {
-            request_ids,
-            transaction_hash,
-            block_number: block.number,
-            block_hash: block.hash.to_string(),
-            processed_at,
-        }),
-        None => ResultEvent::Reverted(GrantsReverted { request_ids, transaction_hash, processed_at }),
-    };
-    outbox::enqueue(tx, &[Message::result(&progress, None, now)]).await
-}
-
-/// Tells the owners of the grants which transaction is to pay them.
-async fn announce(tx: &mut Tx, payments: &[Payment], hash: B256, now: DateTime<Utc>) -> db::Result<()> {
-    if payments.is_empty() {
-        return Ok(());
-    }
-    let progress = ResultEvent::Submitted(GrantsSubmitted {
-        request_ids: payments.iter().map(|payment| payment.request_id.clone()).collect(),
-        transaction_hash: hash.to_string(),
-        processed_at: now,
-    });
-    outbox::enqueue(tx, &[Message::result(&progress, None, now)]).await
-}
-
-fn attempt_told(attempt: &NewTransaction<'_>) -> Value {
-    json!({
-        "transaction_hash": attempt.signed.hash,
-        "purpose": attempt.purpose.as_str(),
-        "nonce": attempt.nonce,
-        "max_fee_per_gas_wei": attempt.fees.max_fee_per_gas,
-        "max_priority_fee_per_gas_wei": attempt.fees.max_priority_fee_per_gas,
-    })
-}
-
-fn block_told(block: BlockId) -> Value {
-    json!({ "block_number": block.number, "block_hash": block.hash })
-}
-
-/// Adds a line to a transaction's history.
-pub(super) async fn record(
-    tx: &mut Tx,
-    transaction: &str,
-    kind: &'static str,
-    now: DateTime<Utc>,
-    data: &impl Serialize,
-) -> db::Result<()> {
-    sqlx::query(
-        "-- store::record
-         insert into chain_transaction_event (id, transaction_id, kind, at, data) values ($1, $2, $3, $4, $5)",
-    )
-    .bind(ascending_uuid(now).to_string())
-    .bind(transaction)
-    .bind(kind)
-    .bind(now.timestamp_micros())
-    .bind(serde_json::to_string(data).expect("it is plain JSON"))
     .execute(&mut **tx)
     .await?;
     Ok(())

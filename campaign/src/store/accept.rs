@@ -125,9 +125,7 @@ async fn known(ledger: &mut Ledger, arrivals: &[Arrival]) -> db::Result<Known> {
     };
     let any_lists = arrivals.iter().any(is_listing);
     let tx = &mut ledger.tx;
-    let mut known = Known::default();
-    let switch = sqlx::query("-- store::known_switch\n select engaged from kill_switch where engaged = 1");
-    known.stopped = switch.fetch_optional(&mut **tx).await?.is_some();
+    let mut known = Known { stopped: ledger.projection.is_stopped(tx).await?, ..Known::default() };
     if any_lists {
         let listed = sqlx::query(db::sql!(
             "-- store::known_listed\n select l.campaign_id, l.user_id from (",

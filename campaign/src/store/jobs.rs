@@ -142,7 +142,7 @@ impl Store {
                 None => tally.repeated += 1,
             }
         }
-        let (mut tx, _) = ledger.write().await?;
+        let (mut tx, _) = ledger.write();
         let row = sqlx::query(
             "-- store::count_lines
              update job set lines = lines + $2, accepted = accepted + $3, repeated = repeated + $4,
@@ -164,12 +164,8 @@ impl Store {
             .take(room)
             .map(|Rejection { line, kind, reason }| RejectionRow { job_id: job, line: *line, kind, reason })
             .collect();
-        db::write(
-            &mut tx,
-            db::sql!("-- store::insert_rejections\n insert into job_rejection ", RejectionRow::VALUES),
-            &rows,
-        )
-        .await?;
+        tx.writes()
+            .add(db::sql!("-- store::insert_rejections\n insert into job_rejection ", RejectionRow::VALUES), &rows);
         tx.commit().await?;
         Ok(usize::try_from(tally.accepted).unwrap_or(0))
     }

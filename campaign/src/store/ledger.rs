@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
-use shared::db::{self, Tx};
+use shared::db::{self, Tx, Writes};
 use shared::fail_point;
 use shared::id::{CampaignId, RequestId};
 use shared::ledger::{Cause, Entry, Seal, Stream};
@@ -217,38 +217,27 @@ impl Ledger {
 
     /// Makes all of it durable. Returns the grants that are not as they were.
     pub(super) async fn commit(self) -> db::Result<Vec<Grant>> {
-        let (tx, changed) = self.write().await?;
+        let (tx, changed) = self.write();
         tx.commit().await?;
         Ok(changed)
     }
 
     /// Writes all of it, and leaves the commit to the caller.
-    pub(super) async fn write(self) -> db::Result<(Tx, Vec<Grant>)> {
+    pub(super) fn write(self) -> (Tx, Vec<Grant>) {
         let Self { mut tx, projection, memory, found, head, entries, messages } = self;
         if entries.is_empty() {
             memory.leave(found, projection.saved().1);
-            return Ok((tx, Vec::new()));
+            return (tx, Vec::new());
         }
-        projection.save_changes(&mut tx).await?;
-        tx.only_adds().await?;
-        append(&mut tx, &entries).await?;
-        projection.save_additions(&mut tx).await?;
-        if !messages.is_empty() && !fail_point::switched("grant_without_message") {
-            outbox::enqueue(&mut tx, &messages).await?;
+        append(tx.writes(), &entries);
+        projection.save(tx.writes());
+        if !fail_point::switched("grant_without_message") {
+            outbox::enqueue(&mut tx, &messages);
         }
-        sqlx::query(
-            "-- ledger::advance
-             update deployment set next_grant_index = $1, sequence = $2, at = $3, seal = $4",
-        )
-        .bind(head.next_grant_index.cast_signed())
-        .bind(head.sequence.cast_signed())
-        .bind(head.at.timestamp_micros())
-        .bind(head.seal.to_string())
-        .execute(&mut *tx)
-        .await?;
+        advance(tx.writes(), head);
         let (changed, recent) = projection.saved();
         memory.leave(head, recent);
-        Ok((tx, changed))
+        (tx, changed)
     }
 }
 
@@ -272,7 +261,7 @@ db::row! {
     }
 }
 
-async fn append(tx: &mut Tx, entries: &[Entry]) -> db::Result<()> {
+fn append(writes: &mut Writes, entries: &[Entry]) {
     let rows: Vec<_> = entries
         .iter()
         .map(|entry| EntryRow {
@@ -289,7 +278,31 @@ async fn append(tx: &mut Tx, entries: &[Entry]) -> db::Result<()> {
             seal: entry.seal,
         })
         .collect();
-    db::write(tx, db::sql!("-- ledger::append\n insert into event ", EntryRow::VALUES), &rows).await
+    writes.add(db::sql!("-- ledger::append\n insert into event ", EntryRow::VALUES), &rows);
+}
+
+db::row! {
+    #[derive(Debug)]
+    struct HeadRow {
+        next_grant_index: u64 => bigint,
+        sequence: u64 => bigint,
+        at: i64 => bigint,
+        seal: Seal => text,
+    }
+}
+
+fn advance(writes: &mut Writes, Head { next_grant_index, sequence, at, seal }: Head) {
+    writes.add(
+        db::sql!(
+            "-- ledger::advance
+             update deployment set next_grant_index = head.next_grant_index, sequence = head.sequence, at = head.at,
+                                   seal = head.seal
+             from (",
+            HeadRow::SELECT,
+            ") head"
+        ),
+        &[HeadRow { next_grant_index, sequence, at: at.timestamp_micros(), seal }],
+    );
 }
 
 /// The columns of `event`, in the order of [`entry`].

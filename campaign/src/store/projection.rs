@@ -12,7 +12,7 @@ use std::hash::Hash;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use shared::db::{self, corrupt, unsigned};
+use shared::db::{self, Writes, corrupt, unsigned};
 use shared::id::{CampaignId, IdempotencyKey, RequestId, UserId};
 use shared::ledger::{Cause, Entry, Stream};
 use sqlx::any::AnyRow;
@@ -20,8 +20,8 @@ use sqlx::{AnyConnection, Row};
 
 use claims::{LeafRow, PublishedRow, RootRow, save_leaves, save_roots};
 use save::{
-    SwitchRow, forget_blocks, insert_grants, save_campaigns, save_keys, save_latencies, save_lists, save_minutes,
-    save_switch, save_transactions, update_grants,
+    SwitchRow, insert_grants, save_campaigns, save_keys, save_latencies, save_lists, save_minutes, save_switch,
+    save_transactions, update_grants,
 };
 
 use super::recent::{Kept, Recent};
@@ -168,6 +168,18 @@ impl Projection {
         Ok(())
     }
 
+    /// Whether all payments are stopped.
+    pub(super) async fn is_stopped(&mut self, connection: &mut AnyConnection) -> db::Result<bool> {
+        if let (Some(stopped), false) = (self.recent.stopped, cfg!(debug_assertions)) {
+            return Ok(stopped);
+        }
+        let engaged = sqlx::query("-- projection::is_stopped\n select engaged from kill_switch where engaged = 1");
+        let stopped = engaged.fetch_optional(connection).await?.is_some();
+        assert_eq!(self.recent.stopped.unwrap_or(stopped), stopped, "{REMEMBERED_WRONG}");
+        self.recent.stopped = Some(stopped);
+        Ok(stopped)
+    }
+
     /// Loads what these entries are about.
     pub(super) async fn load(&mut self, connection: &mut AnyConnection, entries: &[Entry]) -> db::Result<()> {
         let mut grants = Vec::new();
@@ -285,6 +297,7 @@ impl Projection {
             ServiceEvent::KillSwitchEngaged(switched) => (1, switched),
             ServiceEvent::KillSwitchReleased(switched) => (0, switched),
         };
+        self.recent.stopped = Some(engaged == 1);
         let (actor, reason) = (cause.actor.clone(), switched.reason.clone());
         self.kill_switch = Some(SwitchRow { engaged, actor, reason, changed_at: at.timestamp_micros(), sequence });
     }
@@ -362,27 +375,20 @@ impl Projection {
         share.last_seen_at = Some(at);
     }
 
-    /// Writes what looks for rows that there are.
-    pub(super) async fn save_changes(&self, connection: &mut AnyConnection) -> db::Result<()> {
-        update_grants(connection, &written(&self.grants, Write::Update)).await?;
-        forget_blocks(connection, &self.transactions).await?;
-        save_roots(connection, &self.roots_made, &self.roots_published).await
-    }
-
-    /// Adds rows, or adds to those of the same keys.
-    pub(super) async fn save_additions(&self, connection: &mut AnyConnection) -> db::Result<()> {
+    /// Writes back what changed.
+    pub(super) fn save(&self, writes: &mut Writes) {
+        update_grants(writes, &written(&self.grants, Write::Update));
         let campaigns = [Write::Insert, Write::Update].map(|write| written(&self.campaigns, write)).concat();
-        save_campaigns(connection, &campaigns).await?;
-        save_lists(connection, &self.lists).await?;
-        insert_grants(connection, &written(&self.grants, Write::Insert)).await?;
-        save_keys(connection, &self.keys).await?;
-        save_latencies(connection, &self.latencies).await?;
-        save_minutes(connection, &self.minutes).await?;
-        save_transactions(connection, &self.transactions).await?;
-        if let Some(row) = &self.kill_switch {
-            save_switch(connection, row).await?;
-        }
-        save_leaves(connection, &self.leaves).await
+        save_campaigns(writes, &campaigns);
+        save_lists(writes, &self.lists);
+        insert_grants(writes, &written(&self.grants, Write::Insert));
+        save_keys(writes, &self.keys);
+        save_latencies(writes, &self.latencies);
+        save_minutes(writes, &self.minutes);
+        save_transactions(writes, &self.transactions);
+        save_switch(writes, self.kill_switch.as_ref());
+        save_leaves(writes, &self.leaves);
+        save_roots(writes, &self.roots_made, &self.roots_published);
     }
 
     /// The grants that are not as they were, and what need not be read again, once all is saved.
@@ -415,6 +421,8 @@ const LOAD_CAMPAIGNS: &str = concat!(
     " from campaign c where c.campaign_id in (select value->>0 from jsonb_each($1))"
 );
 
+const REMEMBERED_WRONG: &str = "what is remembered is not what is stored";
+
 /// Those of the rows that exist: from memory, else from the database. Builds for tests hold the one against the other.
 async fn load<K, V>(
     connection: &mut AnyConnection,
@@ -430,7 +438,7 @@ where
     let (mut found, missing) = recent.take(wanted);
     if cfg!(debug_assertions) {
         let read = read(connection, statement, &found.keys().collect::<Vec<_>>(), value).await?;
-        assert_eq!(found, read, "what is remembered is not what is stored");
+        assert_eq!(found, read, "{REMEMBERED_WRONG}");
     }
     found.append(&mut read(connection, statement, &missing, value).await?);
     Ok(found)

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use shared::db::{self, Dialect};
+use shared::db::{self, Dialect, Writes};
 use sqlx::{AnyConnection, Connection as _, Row};
 
 use super::projection::{Projection, TABLES};
@@ -130,8 +130,9 @@ impl Reading {
         for entry in &entries {
             projection.apply(entry)?;
         }
-        projection.save_changes(connection).await?;
-        projection.save_additions(connection).await?;
+        let mut writes = Writes::default();
+        projection.save(&mut writes);
+        writes.run(connection).await?;
         Ok(true)
     }
 }

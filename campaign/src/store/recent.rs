@@ -1,6 +1,6 @@
 //! What was written last, so that it need not be read again.
 //!
-//! Grants and campaigns change only together with the ledger's head, and no head comes twice: its seal is over all that was
+//! Grants, campaigns and the kill switch change only together with the ledger's head, and no head comes twice: its seal is over all that was
 //! written. So what a transaction leaves here is true for the next one that finds the head as it was left, whoever wrote in
 //! between, and whether or not the commit came about. Where the head is another one, all of it is forgotten.
 
@@ -34,11 +34,13 @@ impl Memory {
     }
 }
 
-/// Grants and campaigns as the database has them.
+/// What the database has, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     pub(super) grants: Kept<RequestId, Grant>,
     pub(super) campaigns: Kept<CampaignId, Campaign>,
+    /// Whether all payments are stopped.
+    pub(super) stopped: Option<bool>,
 }
 
 /// Rows of one kind.

@@ -58,7 +58,7 @@ impl Store {
             }));
         }
         let messages: Vec<_> = messages.iter().map(|message| Pending::request(message, None, now)).collect();
-        outbox::enqueue(&mut ledger.tx, &messages).await?;
+        outbox::enqueue(&mut ledger.tx, &messages);
         sqlx::query("-- store::told\n update deployment set told_at = $1")
             .bind(now.timestamp_micros())
             .execute(&mut *ledger.tx)

@@ -1,5 +1,8 @@
 //! Results move grants forward only, whatever order they come in, and none of them is forgotten.
 
+use campaign::domain::campaign::Refusal;
+use shared::ledger::Cause;
+
 use super::*;
 
 on_both_databases! {
@@ -185,4 +188,10 @@ async fn what_another_process_wrote_meanwhile_is_read(place: Place) {
     apply(&other, &[failed(&carol, "x", "y")], at(5)).await;
     let campaign = store.campaign(&carol.request.campaign_id).await.unwrap().unwrap();
     assert_eq!((campaign.tally.grants, campaign.tally.spent, campaign.tally.reserved), (3, 3, 0));
+    for engaged in [true, false] {
+        other.switch(engaged, Cause::by("carol".parse().unwrap()), None, at(6)).await.unwrap();
+        let decision = accept(&store, arrival(request("dave", "summer", 1), None)).await;
+        let is_stopped = matches!(decision, Decision::Refused(Refusal::Stopped));
+        assert_eq!(is_stopped, engaged, "{decision:?}");
+    }
 }

@@ -4,14 +4,10 @@
 
 use std::io;
 
-use serde::Serialize;
-use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
-use sqlx::AnyConnection;
-
-use super::Result;
-
 /// Concatenates constants to the text of a statement.
 pub use const_format::concatcp as sql;
+use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 /// A struct that is a row of a bulk statement: its fields are columns, each with its type in SQL, `text` or `bigint`.
 ///
@@ -60,6 +56,9 @@ macro_rules! db_row {
 }
 pub use db_row as row;
 
+/// How much is set aside for a row: growing a text of many rows copies it again and again.
+const USUAL_LENGTH: usize = 256;
+
 /// Rows as the one parameter of `jsonb_each($1)`. A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: texts of
 /// other programs, such as the reason of a revert, may hold one.
 ///
@@ -67,22 +66,10 @@ pub use db_row as row;
 ///
 /// If `T` cannot be JSON, such as a map whose keys are not text.
 pub fn rows<T: Serialize>(rows: &[T]) -> String {
-    let mut json = Vec::new();
+    let mut json = Vec::with_capacity(rows.len() * USUAL_LENGTH);
     let mut serializer = serde_json::Serializer::with_formatter(&mut json, WithoutNul);
     rows.serialize(&mut serializer).expect("rows are plain structs");
     String::from_utf8(json).expect("JSON is UTF-8")
-}
-
-/// Runs a statement on rows in bulk, if there are any.
-///
-/// # Errors
-///
-/// When the database refuses.
-pub async fn write<T: Serialize>(connection: &mut AnyConnection, statement: &'static str, rows: &[T]) -> Result<()> {
-    if !rows.is_empty() {
-        sqlx::query(statement).bind(self::rows(rows)).execute(connection).await?;
-    }
-    Ok(())
 }
 
 /// Rows of one column each, which `select value->>0 from jsonb_each($1)` gives back.

@@ -260,7 +260,7 @@ impl DeadLetters {
             .bind(now.timestamp_micros())
             .execute(&mut *tx)
             .await?;
-            outbox::enqueue(&mut tx, &messages).await?;
+            outbox::enqueue(&mut tx, &messages);
         }
         let remaining =
             matching(redrivable!("still_redrivable", "count(*) as letters", "")).fetch_one(&mut *tx).await?;

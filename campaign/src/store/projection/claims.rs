@@ -1,9 +1,8 @@
 //! The leaves and the roots of campaigns' trees, as the ledger's entries make them.
 
 use chrono::{DateTime, Utc};
-use shared::db;
+use shared::db::{self, Writes};
 use shared::id::{BaseUnits, CampaignId, RequestId, WalletAddress};
-use sqlx::AnyConnection;
 
 use crate::domain::Grant;
 use crate::domain::event::{ClaimRootMade, ClaimRootPublished, Claimable};
@@ -33,9 +32,8 @@ impl LeafRow {
     }
 }
 
-pub(super) async fn save_leaves(connection: &mut AnyConnection, leaves: &[LeafRow]) -> db::Result<()> {
-    db::write(connection, db::sql!("-- projection::save_leaves\n insert into claim_leaf ", LeafRow::VALUES), leaves)
-        .await
+pub(super) fn save_leaves(writes: &mut Writes, leaves: &[LeafRow]) {
+    writes.add(db::sql!("-- projection::save_leaves\n insert into claim_leaf ", LeafRow::VALUES), leaves);
 }
 
 db::row! {
@@ -95,15 +93,9 @@ impl PublishedRow {
 }
 
 /// Roots that were made, and then those that were published, perhaps of the same trees.
-pub(super) async fn save_roots(
-    connection: &mut AnyConnection,
-    made: &[RootRow],
-    published: &[PublishedRow],
-) -> db::Result<()> {
-    db::write(connection, db::sql!("-- projection::save_roots\n insert into claim_root ", RootRow::VALUES), made)
-        .await?;
-    db::write(
-        connection,
+pub(super) fn save_roots(writes: &mut Writes, made: &[RootRow], published: &[PublishedRow]) {
+    writes.change(db::sql!("-- projection::save_roots\n insert into claim_root ", RootRow::VALUES), made);
+    writes.change(
         db::sql!(
             "-- projection::save_published_roots
              update claim_root set
@@ -116,6 +108,5 @@ pub(super) async fn save_roots(
              where claim_root.campaign_id = published.campaign_id and claim_root.number = published.number"
         ),
         published,
-    )
-    .await
+    );
 }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use shared::db;
+use shared::db::{self, Writes};
 use shared::fail_point;
 use shared::id::{Actor, CampaignId, IdempotencyKey, RequestId, UserId, WalletAddress};
-use sqlx::AnyConnection;
 
 use super::{Block, Minute, Share};
 use crate::domain::campaign::{Campaign, CampaignState};
@@ -61,10 +60,9 @@ impl<'a> CampaignRow<'a> {
     }
 }
 
-pub(super) async fn save_campaigns(connection: &mut AnyConnection, campaigns: &[&Campaign]) -> db::Result<()> {
+pub(super) fn save_campaigns(writes: &mut Writes, campaigns: &[&Campaign]) {
     let rows: Vec<_> = campaigns.iter().map(|campaign| CampaignRow::new(campaign)).collect();
-    db::write(
-        connection,
+    writes.add(
         db::sql!(
             "-- projection::save_campaigns\n insert into campaign ",
             CampaignRow::VALUES,
@@ -78,8 +76,7 @@ pub(super) async fn save_campaigns(connection: &mut AnyConnection, campaigns: &[
                  newest_claimable = excluded.newest_claimable, updated_at = excluded.updated_at"
         ),
         &rows,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -90,24 +87,18 @@ db::row! {
     }
 }
 
-pub(super) async fn save_lists(
-    connection: &mut AnyConnection,
-    lists: &BTreeMap<CampaignId, BTreeSet<UserId>>,
-) -> db::Result<()> {
-    for (campaign_id, users) in lists {
-        sqlx::query("-- projection::forget_list\n delete from listed_user where campaign_id = $1")
-            .bind(campaign_id.as_str())
-            .execute(&mut *connection)
-            .await?;
-        let rows: Vec<_> = users.iter().map(|user_id| ListedRow { campaign_id, user_id }).collect();
-        db::write(
-            &mut *connection,
-            db::sql!("-- projection::save_list\n insert into listed_user ", ListedRow::VALUES),
-            &rows,
-        )
-        .await?;
-    }
-    Ok(())
+pub(super) fn save_lists(writes: &mut Writes, lists: &BTreeMap<CampaignId, BTreeSet<UserId>>) {
+    let campaigns: Vec<_> = lists.keys().map(|campaign_id| [campaign_id]).collect();
+    writes.change(
+        "-- projection::forget_lists
+         delete from listed_user where campaign_id in (select value->>0 from jsonb_each($1))",
+        &campaigns,
+    );
+    let rows: Vec<_> = lists
+        .iter()
+        .flat_map(|(campaign_id, users)| users.iter().map(move |user_id| ListedRow { campaign_id, user_id }))
+        .collect();
+    writes.add(db::sql!("-- projection::save_lists\n insert into listed_user ", ListedRow::VALUES), &rows);
 }
 
 db::row! {
@@ -176,10 +167,9 @@ impl<'a> GrantRow<'a> {
 }
 
 /// Adds grants that there were not.
-pub(super) async fn insert_grants(connection: &mut AnyConnection, grants: &[&Grant]) -> db::Result<()> {
+pub(super) fn insert_grants(writes: &mut Writes, grants: &[&Grant]) {
     let rows: Vec<_> = grants.iter().map(|grant| GrantRow::new(grant)).collect();
-    db::write(connection, db::sql!("-- projection::insert_grants\n insert into token_grant ", GrantRow::VALUES), &rows)
-        .await
+    writes.add(db::sql!("-- projection::insert_grants\n insert into token_grant ", GrantRow::VALUES), &rows);
 }
 
 db::row! {
@@ -225,10 +215,9 @@ impl<'a> ChangedGrantRow<'a> {
 }
 
 /// Changes grants that there are, as far as a grant may change.
-pub(super) async fn update_grants(connection: &mut AnyConnection, grants: &[&Grant]) -> db::Result<()> {
+pub(super) fn update_grants(writes: &mut Writes, grants: &[&Grant]) {
     let rows: Vec<_> = grants.iter().map(|grant| ChangedGrantRow::new(grant)).collect();
-    db::write(
-        connection,
+    writes.change(
         db::sql!(
             "-- projection::update_grants
          update token_grant set
@@ -243,8 +232,7 @@ pub(super) async fn update_grants(connection: &mut AnyConnection, grants: &[&Gra
             ") changed where token_grant.request_id = changed.request_id"
         ),
         &rows,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -255,14 +243,13 @@ db::row! {
     }
 }
 
-pub(super) async fn save_keys(connection: &mut AnyConnection, keys: &[(IdempotencyKey, RequestId)]) -> db::Result<()> {
+pub(super) fn save_keys(writes: &mut Writes, keys: &[(IdempotencyKey, RequestId)]) {
     if keys.is_empty() || fail_point::switched("keys_forgotten") {
-        return Ok(());
+        return;
     }
     let rows: Vec<_> =
         keys.iter().map(|(idempotency_key, request_id)| KeyRow { idempotency_key, request_id }).collect();
-    db::write(connection, db::sql!("-- projection::save_keys\n insert into idempotency_key ", KeyRow::VALUES), &rows)
-        .await
+    writes.add(db::sql!("-- projection::save_keys\n insert into idempotency_key ", KeyRow::VALUES), &rows);
 }
 
 db::row! {
@@ -274,16 +261,12 @@ db::row! {
     }
 }
 
-pub(super) async fn save_latencies(
-    connection: &mut AnyConnection,
-    latencies: &BTreeMap<(CampaignId, Bucket), u64>,
-) -> db::Result<()> {
+pub(super) fn save_latencies(writes: &mut Writes, latencies: &BTreeMap<(CampaignId, Bucket), u64>) {
     let rows: Vec<_> = latencies
         .iter()
         .map(|((campaign_id, bucket), &grants)| LatencyRow { campaign_id, bucket: bucket.number(), grants })
         .collect();
-    db::write(
-        connection,
+    writes.add(
         db::sql!(
             "-- projection::save_latencies\n insert into campaign_latency ",
             LatencyRow::VALUES,
@@ -291,8 +274,7 @@ pub(super) async fn save_latencies(
              on conflict (campaign_id, bucket) do update set grants = campaign_latency.grants + excluded.grants"
         ),
         &rows,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -306,10 +288,7 @@ db::row! {
     }
 }
 
-pub(super) async fn save_minutes(
-    connection: &mut AnyConnection,
-    minutes: &BTreeMap<(CampaignId, i64), Minute>,
-) -> db::Result<()> {
+pub(super) fn save_minutes(writes: &mut Writes, minutes: &BTreeMap<(CampaignId, i64), Minute>) {
     let rows: Vec<_> = minutes
         .iter()
         .map(|(&(ref campaign_id, minute), &Minute { requested, completed, failed })| MinuteRow {
@@ -320,8 +299,7 @@ pub(super) async fn save_minutes(
             failed,
         })
         .collect();
-    db::write(
-        connection,
+    writes.add(
         db::sql!(
             "-- projection::save_minutes\n insert into campaign_minute ",
             MinuteRow::VALUES,
@@ -332,8 +310,7 @@ pub(super) async fn save_minutes(
                  failed = campaign_minute.failed + excluded.failed"
         ),
         &rows,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -352,10 +329,8 @@ db::row! {
     }
 }
 
-pub(super) async fn save_transactions(
-    connection: &mut AnyConnection,
-    transactions: &BTreeMap<(String, CampaignId), Share>,
-) -> db::Result<()> {
+pub(super) fn save_transactions(writes: &mut Writes, transactions: &BTreeMap<(String, CampaignId), Share>) {
+    forget_blocks(writes, transactions);
     let rows: Vec<_> = transactions
         .iter()
         .map(|((transaction_hash, campaign_id), share)| TransactionRow {
@@ -374,8 +349,7 @@ pub(super) async fn save_transactions(
             last_seen_at: share.last_seen_at.map(|at| at.timestamp_micros()),
         })
         .collect();
-    db::write(
-        &mut *connection,
+    writes.add(
         db::sql!(
             "-- projection::save_transactions\n insert into campaign_transaction ",
             TransactionRow::VALUES,
@@ -390,8 +364,7 @@ pub(super) async fn save_transactions(
                  last_seen_at = excluded.last_seen_at"
         ),
         &rows,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -403,17 +376,13 @@ db::row! {
 }
 
 /// Forgets the block of transactions that are in none any more. One that is not there yet is added without a block.
-pub(super) async fn forget_blocks(
-    connection: &mut AnyConnection,
-    transactions: &BTreeMap<(String, CampaignId), Share>,
-) -> db::Result<()> {
+fn forget_blocks(writes: &mut Writes, transactions: &BTreeMap<(String, CampaignId), Share>) {
     let gone: Vec<_> = transactions
         .iter()
         .filter(|(_, share)| matches!(share.block, Some(Block::Gone)))
         .map(|((transaction_hash, campaign_id), _)| GoneRow { transaction_hash, campaign_id })
         .collect();
-    db::write(
-        connection,
+    writes.change(
         db::sql!(
             "-- projection::forget_blocks\n update campaign_transaction set block_number = null from (",
             GoneRow::SELECT,
@@ -421,8 +390,7 @@ pub(super) async fn forget_blocks(
                       and campaign_transaction.campaign_id = gone.campaign_id"
         ),
         &gone,
-    )
-    .await
+    );
 }
 
 db::row! {
@@ -436,9 +404,8 @@ db::row! {
     }
 }
 
-pub(super) async fn save_switch(connection: &mut AnyConnection, row: &SwitchRow) -> db::Result<()> {
-    db::write(
-        connection,
+pub(super) fn save_switch(writes: &mut Writes, row: Option<&SwitchRow>) {
+    writes.add(
         db::sql!(
             "-- projection::save_switch\n insert into kill_switch (singleton, ",
             SwitchRow::COLUMNS,
@@ -451,7 +418,6 @@ pub(super) async fn save_switch(connection: &mut AnyConnection, row: &SwitchRow)
                  engaged = excluded.engaged, actor = excluded.actor, reason = excluded.reason,
                  changed_at = excluded.changed_at, sequence = excluded.sequence"
         ),
-        &[row],
-    )
-    .await
+        row.as_slice(),
+    );
 }
