@@ -127,7 +127,9 @@ impl Entry {
             &self.cause.trace_id,
             self.data.get(),
         );
-        Seal(Sha256::digest(serde_json::to_vec(&sealed).expect("texts and numbers are JSON")).into())
+        let mut text = Vec::with_capacity(512 + self.data.get().len());
+        serde_json::to_writer(&mut text, &sealed).expect("texts and numbers are JSON");
+        Seal(Sha256::digest(text).into())
     }
 }
 
