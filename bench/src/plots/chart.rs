@@ -202,6 +202,8 @@ fn empty<'a, 'b>(
     ChartBuilder::on(area)
         .caption(title, (FONT, 20).into_font())
         .margin(14)
+        // The last label of the axis is wider than half a step.
+        .margin_right(32)
         .x_label_area_size(44)
         .y_label_area_size(label_room)
         .build_cartesian_2d(x, y)
