@@ -112,6 +112,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Tx {
     inner: Transaction<'static, Any>,
     writes: Writes,
+    dialect: Dialect,
     step: &'static str,
 }
 
@@ -127,7 +128,7 @@ impl Tx {
     ///
     /// When nothing was committed, or, where the connection was lost meanwhile, the database did not say.
     pub async fn commit(mut self) -> Result<()> {
-        self.writes.run(&mut self.inner).await?;
+        self.writes.finish(&mut self.inner, self.dialect).await?;
         fail_point::reach(&format!("{}:commit", self.step)).await;
         self.inner.commit().await?;
         fail_point::reach(&format!("{}:committed", self.step)).await;
@@ -287,7 +288,7 @@ impl Database {
             },
             Dialect::Postgres => self.write.begin().await?,
         };
-        Ok(Tx { inner, writes: Writes::default(), step })
+        Ok(Tx { inner, writes: Writes::default(), dialect: self.dialect, step })
     }
 
     /// The same, for a transaction that locks rows while something slow is done outside of the database, so that no other
@@ -338,9 +339,6 @@ async fn create_folder_of(file: &Path) -> Result<()> {
 
 /// A deferred transaction that begins with a read could not wait for its turn to write.
 const BEGIN: &str = "begin immediate";
-
-/// What its driver calls itself.
-const POSTGRES: &str = "PostgreSQL";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 

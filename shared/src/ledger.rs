@@ -127,6 +127,7 @@ impl Entry {
             &self.cause.trace_id,
             self.data.get(),
         );
+        // All beside the data is short.
         let mut text = Vec::with_capacity(512 + self.data.get().len());
         serde_json::to_writer(&mut text, &sealed).expect("texts and numbers are JSON");
         Seal(Sha256::digest(text).into())

@@ -166,7 +166,7 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("messages are plain structs")
 }
 
-/// Commits messages to be published, together with whatever else is in the transaction.
+/// Messages to be published, committed together with whatever else is in the transaction.
 pub fn enqueue(tx: &mut Tx, messages: &[Pending]) {
     let is_alike = |one: &Pending, next: &Pending| {
         one.topic == next.topic && matches!([&one.body, &next.body], [Body::Json(_), Body::Json(_)])

@@ -144,11 +144,12 @@ async fn what_is_written_at_the_end_is_there_with_the_commit_or_not_at_all(place
         tx.writes().add(ADD, &[(id + 20, "once more")]);
         tx.writes().add(REFER, &[[id], [id + 20]]);
         tx.writes().change(CHANGE, &[(id - 1, "changed"), (id, "not yet there")]);
+        tx.writes().change(CHANGE, &[(id - 1, "changed again")]);
         assert_eq!(tx.commit().await.is_err_and(|error| error.is_data()), error);
     }
     let mut expected = [1, 2].map(|id| [(id, "a"), (id + 10, "it's $1"), (id + 20, "once more")]).concat();
     expected.sort_unstable();
-    expected[0].1 = "changed";
+    expected[0].1 = "changed again";
     let expected: Vec<_> = expected.into_iter().map(|(id, text)| Line { number: Some(1), ..line(id, text) }).collect();
     assert_eq!(lines(&database).await, expected);
     assert_eq!(counted().await, 4, "nothing of the third is there");

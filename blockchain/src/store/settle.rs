@@ -205,8 +205,8 @@ async fn update(tx: &mut Tx, transaction: Option<&str>, rows: &[Row<'_>]) -> db:
 }
 
 db::row! {
-    /// What ends at once.
-    #[derive(Debug, Default)]
+    /// How many payments end together.
+    #[derive(Debug, Default, PartialEq, Eq)]
     struct Counted {
         completed_grants: u64 => bigint,
         completed_tokens: u64 => bigint,
@@ -236,6 +236,6 @@ fn count(tx: &mut Tx, verdicts: &[&(Payment, Verdict)]) {
             Counted::SELECT,
             ") ended"
         ),
-        &[ended],
+        (ended != Counted::default()).then_some(ended).as_slice(),
     );
 }

@@ -142,7 +142,7 @@ impl Store {
                 None => tally.repeated += 1,
             }
         }
-        let (mut tx, _) = ledger.write();
+        let (mut tx, _) = ledger.into_tx();
         let row = sqlx::query(
             "-- store::count_lines
              update job set lines = lines + $2, accepted = accepted + $3, repeated = repeated + $4,

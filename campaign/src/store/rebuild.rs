@@ -60,7 +60,7 @@ impl Store {
         }
         let mut reading = Reading::default();
         // As far as the ledger goes when this begins.
-        while reading.advance(&mut connection).await? {}
+        while reading.advance(&mut connection, dialect).await? {}
 
         let begin = match dialect {
             Dialect::Sqlite if swap => "begin immediate",
@@ -70,7 +70,7 @@ impl Store {
         };
         sqlx::query(begin).execute(&mut connection).await?;
         let head = if swap { ledger::lock(&mut connection).await? } else { ledger::head(&mut connection).await? };
-        while reading.advance(&mut connection).await? {}
+        while reading.advance(&mut connection, dialect).await? {}
         if (reading.sequence, reading.seal) != (head.sequence, head.seal) {
             // The end was cut off.
             reading.broken_seal = reading.broken_seal.or(Some(reading.sequence + 1));
@@ -114,7 +114,7 @@ struct Reading {
 
 impl Reading {
     /// Applies the next entries; says whether there were any.
-    async fn advance(&mut self, connection: &mut AnyConnection) -> db::Result<bool> {
+    async fn advance(&mut self, connection: &mut AnyConnection, dialect: Dialect) -> db::Result<bool> {
         let entries = history::entries_after(connection, self.sequence, BATCH).await?;
         if entries.is_empty() {
             return Ok(false);
@@ -132,7 +132,7 @@ impl Reading {
         }
         let mut writes = Writes::default();
         projection.save(&mut writes);
-        writes.run(connection).await?;
+        writes.run(connection, dialect).await?;
         Ok(true)
     }
 }

@@ -1,8 +1,8 @@
 //! What was written last, so that it need not be read again.
 //!
-//! Grants, campaigns and the kill switch change only together with the ledger's head, and no head comes twice: its seal is over all that was
-//! written. So what a transaction leaves here is true for the next one that finds the head as it was left, whoever wrote in
-//! between, and whether or not the commit came about. Where the head is another one, all of it is forgotten.
+//! Grants, campaigns and the kill switch change only together with the ledger's head, and no head comes twice: its seal is
+//! over all that was written. So what a transaction leaves here is true for the next one that finds the head as it was left,
+//! whoever wrote in between, and whether or not the commit came about. Where the head is another one, all is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;

@@ -81,6 +81,6 @@ impl Published for Store {
             let event = GrantEvent::Published(event::Published { retry_count: grant.retry_count });
             ledger.record(request_id, &event, &cause);
         }
-        Ok(ledger.write().0)
+        Ok(ledger.into_tx().0)
     }
 }

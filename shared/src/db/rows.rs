@@ -4,10 +4,11 @@
 
 use std::io;
 
-/// Concatenates constants to the text of a statement.
-pub use const_format::concatcp as sql;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
+
+/// Concatenates constants to the text of a statement.
+pub use const_format::concatcp as sql;
 
 /// A struct that is a row of a bulk statement: its fields are columns, each with its type in SQL, `text` or `bigint`.
 ///
@@ -56,9 +57,6 @@ macro_rules! db_row {
 }
 pub use db_row as row;
 
-/// How much is set aside for a row: growing a text of many rows copies it again and again.
-const USUAL_LENGTH: usize = 256;
-
 /// Rows as the one parameter of `jsonb_each($1)`. A NUL in a text, which PostgreSQL cannot store, becomes U+FFFD: texts of
 /// other programs, such as the reason of a revert, may hold one.
 ///
@@ -66,7 +64,8 @@ const USUAL_LENGTH: usize = 256;
 ///
 /// If `T` cannot be JSON, such as a map whose keys are not text.
 pub fn rows<T: Serialize>(rows: &[T]) -> String {
-    let mut json = Vec::with_capacity(rows.len() * USUAL_LENGTH);
+    // About as much as they take in memory: a text that grows is copied again and again.
+    let mut json = Vec::with_capacity(size_of_val(rows));
     let mut serializer = serde_json::Serializer::with_formatter(&mut json, WithoutNul);
     rows.serialize(&mut serializer).expect("rows are plain structs");
     String::from_utf8(json).expect("JSON is UTF-8")

@@ -5,10 +5,12 @@ use std::iter;
 use serde::Serialize;
 use sqlx::{AnyConnection, AssertSqlSafe, Executor};
 
-use super::{POSTGRES, Result, rows};
+use super::{Dialect, Result, rows};
 
-/// Statements that are run at the end, each with its rows: as few times as the database allows, since each time is waited
-/// for. Each takes its rows from `jsonb_each($1)` and has no other parameter; without rows it is not run.
+/// Statements that wait to be sent together, since each that is sent by itself is waited for: to SQLite in one call, to
+/// PostgreSQL the [additions](Self::add) as one statement.
+///
+/// Each takes its rows from `jsonb_each($1)`, has no other parameter, and is not run without rows.
 #[derive(Debug, Default)]
 pub struct Writes {
     changes: Vec<Write>,
@@ -22,21 +24,19 @@ struct Write {
 }
 
 impl Writes {
-    /// Changes or removes rows that there are. Changes come before what is [added](Self::add), in their order.
+    /// Looks for rows that there are. Changes are run in their order, before what is added.
     pub fn change<T: Serialize>(&mut self, statement: &'static str, rows: &[T]) {
         self.changes.extend(Write::new(statement, rows));
     }
 
-    /// Adds rows, or adds to those of the same keys, and looks for no others. No such statement sees what another one adds,
-    /// and no two may change the same row: PostgreSQL would make one of the changes only.
-    ///
-    /// # Panics
-    ///
-    /// In builds for tests, if a statement that may update rows is there already.
+    /// Needs to look for no rows but by their whole keys, and not for what another addition writes, which it does not see.
+    /// Rows of a statement that is there already join its rows.
     pub fn add<T: Serialize>(&mut self, statement: &'static str, rows: &[T]) {
-        let is_there = || self.additions.iter().any(|other| other.statement == statement);
-        debug_assert!(!(statement.contains("update ") && is_there()), "both may change one row: {statement}");
-        self.additions.extend(Write::new(statement, rows));
+        let Some(write) = Write::new(statement, rows) else { return };
+        match self.additions.iter_mut().find(|other| other.statement == statement) {
+            Some(other) => other.join(&write),
+            None => self.additions.push(write),
+        }
     }
 
     /// Runs all of them.
@@ -44,19 +44,28 @@ impl Writes {
     /// # Errors
     ///
     /// When the database refuses.
-    pub async fn run(self, connection: &mut AnyConnection) -> Result<()> {
+    pub async fn run(self, connection: &mut AnyConnection, dialect: Dialect) -> Result<()> {
+        self.send(connection, dialect, false).await
+    }
+
+    /// Runs all of them, as the last that a transaction does.
+    pub(super) async fn finish(self, connection: &mut AnyConnection, dialect: Dialect) -> Result<()> {
+        self.send(connection, dialect, true).await
+    }
+
+    async fn send(self, connection: &mut AnyConnection, dialect: Dialect, is_last: bool) -> Result<()> {
         let Self { changes, additions } = self;
-        if connection.backend_name() != POSTGRES {
-            return run(connection, in_turn, [changes, additions].into_iter().flatten().collect()).await;
+        if dialect == Dialect::Sqlite {
+            return send(connection, in_turn, [changes, additions].into_iter().flatten().collect()).await;
         }
         for change in changes {
-            run(connection, in_turn, vec![change]).await?;
+            send(connection, in_turn, vec![change]).await?;
         }
-        if !additions.is_empty() {
-            // Statements that look for no rows have but one plan, and to make it takes as long as to run it.
-            connection.execute("select set_config('plan_cache_mode', 'force_generic_plan', true)").await?;
+        if is_last && additions.len() > 1 {
+            // They have but one plan, and to make it takes as long as to run it.
+            connection.execute("set local plan_cache_mode = force_generic_plan").await?;
         }
-        run(connection, at_once, additions).await
+        send(connection, as_one_statement, additions).await
     }
 }
 
@@ -64,28 +73,51 @@ impl Write {
     fn new<T: Serialize>(statement: &'static str, rows: &[T]) -> Option<Self> {
         (!rows.is_empty()).then(|| Self { statement, rows: self::rows(rows) })
     }
+
+    /// Takes the other's rows too: both are arrays that are not empty.
+    fn join(&mut self, other: &Self) {
+        self.rows.pop();
+        self.rows.push(',');
+        self.rows.push_str(&other.rows[1..]);
+    }
 }
 
-/// Runs them as the one text that `join` makes of them, each with a parameter of its own.
-async fn run(connection: &mut AnyConnection, join: fn(&[String]) -> String, writes: Vec<Write>) -> Result<()> {
+/// Sends them as the one text that `compose` makes of them, each with a parameter of its own.
+async fn send(connection: &mut AnyConnection, compose: fn(&[String]) -> String, writes: Vec<Write>) -> Result<()> {
     if writes.is_empty() {
         return Ok(());
     }
     let statements: Vec<_> = iter::zip(1.., &writes)
         .map(|(number, write): (usize, _)| write.statement.replace("$1", &format!("${number}")))
         .collect();
-    let query = sqlx::query(AssertSqlSafe(join(&statements)));
+    let query = sqlx::query(AssertSqlSafe(compose(&statements)));
     writes.into_iter().fold(query, |query, write| query.bind(write.rows)).execute(connection).await?;
     Ok(())
 }
 
-/// One after the other, in one call of SQLite's thread.
+/// One after the other, which SQLite's driver takes in one call.
 fn in_turn(statements: &[String]) -> String {
     statements.join(";\n")
 }
 
 /// As parts of one statement, which is all that PostgreSQL's protocol takes with parameters.
-fn at_once(statements: &[String]) -> String {
+fn as_one_statement(statements: &[String]) -> String {
     let parts = iter::zip(1.., statements).map(|(number, statement): (usize, _)| format!("w{number} as ({statement})"));
     format!("with {} select 1", parts.collect::<Vec<_>>().join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_statement_join_and_a_statement_without_rows_is_left_out() {
+        let mut writes = Writes::default();
+        writes.add("a", &[[1], [2]]);
+        writes.add("b", &[[0_u8; 0]; 0]);
+        writes.add("c", &[["]"]]);
+        writes.add("a", &[[3]]);
+        let added: Vec<_> = writes.additions.iter().map(|write| (write.statement, &*write.rows)).collect();
+        assert_eq!(added, [("a", "[[1],[2],[3]]"), ("c", r#"[["]"]]"#)]);
+    }
 }

@@ -249,7 +249,7 @@ impl<P: Published> Relay<P> {
             None => self.database.begin("relay").await?,
         };
         let undeliverable = tried.undeliverable.iter().map(|(waiting, _)| waiting);
-        take_out(&mut tx, tried.sent.iter(), tried.left.iter().chain(undeliverable))?;
+        take_out(&mut tx, tried.sent.iter(), tried.left.iter().chain(undeliverable)).await?;
         let grants: Vec<_> = tried.sent.iter().filter_map(|waiting| waiting.request_id.clone()).collect();
         self.published.record(tx, &grants, self.clock.now()).await?.commit().await
     }
@@ -262,7 +262,7 @@ impl<P: Published> Relay<P> {
         let failures: Vec<_> = tried.undeliverable.iter().map(|(waiting, detail)| failure(waiting, detail)).collect();
         let mut tx = self.database.begin("undeliverable").await?;
         let kept = dead_letter::keep(&mut tx, &failures, self.clock.now()).await?;
-        take_out(&mut tx, tried.undeliverable.iter().map(|(waiting, _)| waiting), tried.left.iter())?;
+        take_out(&mut tx, tried.undeliverable.iter().map(|(waiting, _)| waiting), tried.left.iter()).await?;
         tx.commit().await?;
         dead_letter::observe(&failures, &kept);
         Ok(())
@@ -354,7 +354,7 @@ db::row! {
 }
 
 /// Takes messages from the outbox: their rows, but for what stays of them.
-fn take_out<'a>(
+async fn take_out<'a>(
     tx: &mut Tx,
     gone: impl Iterator<Item = &'a Waiting>,
     left: impl Iterator<Item = &'a Waiting>,
@@ -366,15 +366,17 @@ fn take_out<'a>(
         }
     }
     let (emptied, shrunk): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, rest)| rest.is_empty());
-    let emptied: Vec<_> = emptied.iter().map(|(row, _)| [&row.id]).collect();
+    // Not left to the end of the transaction: others may wait for what it locks next.
+    sqlx::query("-- outbox::remove\n delete from outbox where id in (select value->>0 from jsonb_each($1))")
+        .bind(db::keys(emptied.iter().map(|(row, _)| &row.id)))
+        .execute(&mut **tx)
+        .await?;
     let shrunk = shrunk.iter().map(|(row, rest)| {
         let mut bundle = row.bundle()?;
         bundle.retain(|Bundled(id, ..)| rest.contains(&**id));
         Ok(Rest { id: &row.id, messages: json(&bundle) })
     });
     let shrunk = shrunk.collect::<db::Result<Vec<_>>>()?;
-    tx.writes()
-        .change("-- outbox::remove\n delete from outbox where id in (select value->>0 from jsonb_each($1))", &emptied);
     tx.writes().change(
         db::sql!(
             "-- outbox::shrink\n update outbox set messages = rest.messages from (",
