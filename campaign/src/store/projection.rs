@@ -170,15 +170,16 @@ impl Projection {
 
     /// Whether all payments are stopped.
     pub(super) async fn is_stopped(&mut self, connection: &mut AnyConnection) -> db::Result<bool> {
-        let is_written = self.kill_switch.is_none();
+        let is_stored = self.kill_switch.is_none();
         if let Some(stopped) = self.recent.stopped
-            && !(cfg!(debug_assertions) && is_written)
+            && !(cfg!(debug_assertions) && is_stored)
         {
             return Ok(stopped);
         }
         let engaged = sqlx::query("-- projection::is_stopped\n select engaged from kill_switch where engaged = 1");
         let stopped = engaged.fetch_optional(connection).await?.is_some();
-        debug_assert_eq!(*self.recent.stopped.get_or_insert(stopped), stopped, "{REMEMBERED_WRONG}");
+        let remembered = *self.recent.stopped.get_or_insert(stopped);
+        assert_eq!(remembered, stopped, "{REMEMBERED_WRONG}");
         Ok(stopped)
     }
 
