@@ -24,13 +24,13 @@ struct Write {
 }
 
 impl Writes {
-    /// Looks for rows that there are. Changes are run in their order, before what is added.
+    /// A statement that looks for rows that there are. Changes are run in their order, before what is added.
     pub fn change<T: Serialize>(&mut self, statement: &'static str, rows: &[T]) {
         self.changes.extend(Write::new(statement, rows));
     }
 
-    /// Needs to look for no rows but by their whole keys, and not for what another addition writes, which it does not see.
-    /// Rows of a statement that is there already join its rows.
+    /// A statement that looks for no rows but by their whole keys, and needs nothing that another addition writes, which it
+    /// does not see. Where it is there already, the rows join its rows.
     pub fn add<T: Serialize>(&mut self, statement: &'static str, rows: &[T]) {
         let Some(write) = Write::new(statement, rows) else { return };
         match self.additions.iter_mut().find(|other| other.statement == statement) {
