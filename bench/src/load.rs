@@ -122,6 +122,8 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     /// The number of the first grant.
     pub(crate) first: u64,
+    /// How many wallets have the grants, in turn.
+    pub(crate) wallets: u64,
     pub(crate) epoch: Epoch,
     /// How long an answer may take after the last request was due; what has none by then is counted as unanswered.
     pub(crate) patience: Duration,
@@ -147,8 +149,8 @@ impl Load {
         let mut connections = JoinSet::new();
         for place in 0..self.connections {
             let target = self.targets[place % self.targets.len()];
-            let (shared, epoch) = (Arc::clone(&shared), self.epoch);
-            connections.spawn(async move { Sender { target, shared, epoch }.run().await });
+            let (wallets, shared, epoch) = (self.wallets, Arc::clone(&shared), self.epoch);
+            connections.spawn(async move { Sender { target, wallets, shared, epoch }.run().await });
         }
         sleep_until(self.epoch.instant()).await;
         let began = thread_cpu();
@@ -258,13 +260,14 @@ impl Shared {
 /// One connection.
 struct Sender {
     target: SocketAddr,
+    wallets: u64,
     shared: Arc<Shared>,
     epoch: Epoch,
 }
 
 impl Sender {
     async fn run(self) {
-        let mut template = Template::new();
+        let mut template = Template::new(self.wallets);
         let mut connection = Connection::open(self.target).await.ok();
         while let Some((number, due)) = self.shared.take().await {
             if connection.is_none() {
@@ -326,7 +329,14 @@ mod tests {
 
     fn load(target: SocketAddr, connections: usize) -> Load {
         let epoch = Epoch::after(Duration::from_millis(20));
-        Load { targets: vec![target], connections, first: 100, epoch, patience: Duration::from_secs(20) }
+        Load {
+            targets: vec![target],
+            connections,
+            first: 100,
+            wallets: u64::MAX,
+            epoch,
+            patience: Duration::from_secs(20),
+        }
     }
 
     #[tokio::test]

@@ -28,6 +28,7 @@ use crate::{
     metrics::{Added, Metrics},
     processes::{Processes, Usages},
     records::Transaction,
+    settings::Settings,
     spread::{Spread, float},
     template,
     watch::{Curve, Watch},
@@ -171,7 +172,8 @@ impl World {
         let (stop, stopped) = oneshot::channel();
         let memory = tokio::spawn(watch_memory(processes, epoch, stopped));
         let first = self.next;
-        let load = Load { targets, connections: self.settings.connections, first, epoch, patience: ANSWER };
+        let Settings { connections, wallets, .. } = self.settings;
+        let load = Load { targets, connections, first, wallets, epoch, patience: ANSWER };
         let schedule = Schedule::new(plan.phases.clone(), self.settings.arrivals, self.settings.seed);
         let sent = load.run(Pace::Scheduled(schedule.into())).await?;
         self.next += sent.requests.len() as u64;

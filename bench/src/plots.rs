@@ -122,17 +122,13 @@ fn spike_latency(report: &Value, file: &Path) -> Result<bool> {
 
 fn history(report: &Value, file: &Path) -> Result<bool> {
     let points = at(report, "details.history.points").map_or(&[][..], array);
-    let shown: Vec<_> = points
-        .iter()
-        .filter_map(|point| {
-            let past = point["past_grants"].as_f64()?;
-            Some(Bar {
-                name: format!("{past:.0} past grants"),
-                parts: vec![("grants a second".to_owned(), point["grants_per_second"].as_f64()?)],
-            })
-        })
-        .collect();
-    bars(file, "The same store as it fills", "grants a second", &shown)
+    let bar = |store: &Value| {
+        let parts = vec![("grants a second".to_owned(), store["grants_per_second"].as_f64()?)];
+        Some(Bar { name: format!("{:.0} past grants", store["past_grants"].as_f64()?), parts })
+    };
+    let both = |point: &Value| [bar(&point["young"]), bar(&point["old"])];
+    let shown: Vec<_> = points.iter().flat_map(both).flatten().collect();
+    bars(file, "A young store, and one with a past beside it", "grants a second", &shown)
 }
 
 fn soak(report: &Value, file: &Path) -> Result<bool> {

@@ -19,14 +19,9 @@ const UPLOAD: u64 = 5_000;
 const LOOK: Duration = Duration::from_millis(50);
 
 impl World {
-    /// Asks for so many grants, each of a wallet that has no tokens yet; see [`upload_to`](Self::upload_to).
+    /// Asks for so many grants, in uploads of a few thousand, while never more than `open` are under way.
     pub(crate) async fn upload(&mut self, grants: u64, open: u64) -> Result<()> {
-        self.upload_to(grants, open, |number| number).await
-    }
-
-    /// Asks for so many grants, in uploads of a few thousand, while never more than `open` are under way. A grant's number
-    /// says which wallet has it.
-    pub(crate) async fn upload_to(&mut self, grants: u64, open: u64, wallet: impl Fn(u64) -> u64) -> Result<()> {
+        let wallets = self.settings.wallets;
         let records = self.records();
         let end = self.next + grants;
         while self.next < end {
@@ -36,7 +31,7 @@ impl World {
                 sleep(LOOK).await;
                 self.alive()?;
             }
-            let lines: Vec<_> = (self.next..until).map(|number| template::line_of(number, wallet(number))).collect();
+            let lines: Vec<_> = (self.next..until).map(|number| template::line_of(number, number % wallets)).collect();
             self.granted += records.upload(lines.join("\n")).await?;
             self.next = until;
         }

@@ -11,6 +11,10 @@ use testkit::Which;
 
 use crate::arrivals::Arrivals;
 
+/// Wallets where a scenario makes so many grants that the development chain, which copies all balances for each block, would
+/// take all memory, and be what is measured, if each had a new one.
+pub(crate) const FEW_WALLETS: u64 = 1_000;
+
 /// Where the services keep their data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Database {
@@ -66,6 +70,9 @@ pub(crate) struct Settings {
     /// When everything should be over: what would take longer is left out
     #[arg(skip)]
     pub(crate) deadline: Option<Instant>,
+    /// How many wallets have the grants, in turn: a new one each, unless a scenario says otherwise
+    #[arg(skip = u64::MAX)]
+    pub(crate) wallets: u64,
     /// Seconds that grants have to complete, once the load is over
     #[arg(long, default_value_t = 60.0)]
     pub(crate) patience: f64,
@@ -143,6 +150,7 @@ impl Settings {
             "connections": self.connections,
             "arrivals": if self.arrivals == Arrivals::Poisson { "poisson" } else { "constant" },
             "seed": self.seed,
+            "wallets": (self.wallets < u64::MAX).then_some(self.wallets),
             "variables": variables,
         })
     }

@@ -16,25 +16,26 @@ const WALLET: &str = "########################################";
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
+    wallets: u64,
     key: usize,
     user: usize,
     wallet: usize,
 }
 
 impl Template {
-    /// As a game server would ask: a JSON body, a key of its own, a wallet that has no tokens yet.
-    pub(crate) fn new() -> Self {
+    /// As a game server would ask: a JSON body, a key of its own, one of so many wallets.
+    pub(crate) fn new(wallets: u64) -> Self {
         let bytes =
             connection::post("/token-request", &format!("idempotency-key: {NUMBER}\r\n"), &line(NUMBER, WALLET));
         let mut holes = bytes.windows(2).enumerate().filter(|(_, pair)| pair[0] != b'#' && pair[1] == b'#');
         let mut next = || holes.next().expect("the placeholders are in it").0 + 1;
         let (key, user, wallet) = (next(), next(), next());
-        Self { bytes, key, user, wallet }
+        Self { bytes, wallets, key, user, wallet }
     }
 
     /// The bytes of grant `number`.
     pub(crate) fn of(&mut self, number: u64) -> &[u8] {
-        let (digits, wallet) = (hex(number), wallet(number));
+        let (digits, wallet) = (hex(number), wallet(number % self.wallets));
         self.bytes[self.key..][..16].copy_from_slice(&digits);
         self.bytes[self.user..][..16].copy_from_slice(&digits);
         self.bytes[self.wallet..][..40].copy_from_slice(&wallet);
@@ -42,7 +43,7 @@ impl Template {
     }
 }
 
-/// The fields of a grant as JSON; also a line of an upload. The wallet is the one that grant `holder` has in a request.
+/// The fields of a grant as JSON; also a line of an upload. `holder` says whose wallet it is.
 pub(crate) fn line_of(number: u64, holder: u64) -> String {
     let (digits, wallet) = (hex(number), wallet(holder));
     line(&String::from_utf8_lossy(&digits), &String::from_utf8_lossy(&wallet))
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_template_becomes_the_request_of_any_grant() {
-        let mut template = Template::new();
+        let wallets = 0x2000_0000_0000_0000;
+        let mut template = Template::new(wallets);
         for number in [0, 1, 0x1234_5678_9abc_def0, u64::MAX] {
             let text = String::from_utf8(template.of(number).to_vec()).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -105,7 +107,7 @@ mod tests {
             assert_eq!(body["wallet_address"].as_str().unwrap().len(), 42);
             assert_eq!(
                 body.to_string(),
-                serde_json::from_str::<serde_json::Value>(&line_of(number, number)).unwrap().to_string()
+                serde_json::from_str::<serde_json::Value>(&line_of(number, number % wallets)).unwrap().to_string()
             );
         }
     }

@@ -171,8 +171,9 @@ impl Search {
 impl World {
     async fn send(&mut self, pace: Pace) -> Result<Sent> {
         let epoch = Epoch::after(Duration::from_millis(300));
-        let (targets, connections) = (self.targets()?, self.settings.connections);
-        let sent = Load { targets, connections, first: self.next, epoch, patience: PATIENCE }.run(pace).await?;
+        let (targets, connections, wallets) = (self.targets()?, self.settings.connections, self.settings.wallets);
+        let load = Load { targets, connections, first: self.next, wallets, epoch, patience: PATIENCE };
+        let sent = load.run(pace).await?;
         self.next += sent.requests.len() as u64 + u64::try_from(connections)?;
         Ok(sent)
     }

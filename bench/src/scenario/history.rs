@@ -1,8 +1,11 @@
 //! Whether a store that has paid a million grants is as fast as an empty one.
 //!
-//! The past is made as it comes about: by uploads, through both services and the chain. Its grants belong to few wallets,
-//! or the development chain, which copies all balances for each block, would be what is measured. At a few lengths of it
-//! the same is measured: how many grants a second are completed while thousands wait, and the CPU time of one.
+//! The past is made as it comes about: by uploads, through both services and the chain. At a few lengths of it the same is
+//! measured: how many grants a second are completed while thousands wait, and the CPU time of one.
+//!
+//! A machine that is shared differs from minute to minute by more than a past could make out, so each length is held
+//! against a young store that runs beside it: one is measured after the other, again and again. What the old one does while
+//! nobody asks for anything slows both; of that only its own CPU time tells.
 
 use std::time::{Duration, Instant};
 
@@ -14,88 +17,111 @@ use crate::{
     load::Epoch,
     print::say,
     report::Outcome,
-    settings::Settings,
+    settings::{FEW_WALLETS, Settings},
     spread::{float, median},
     watch::Watch,
     world::World,
 };
 
 /// Grants that are past when it is measured.
-const LENGTHS: [u64; 3] = [1_000, 100_000, 1_000_000];
+const LENGTHS: [u64; 2] = [100_000, 1_000_000];
 
 /// The length at which the headline is told.
 const MILLION: u64 = 1_000_000;
 
-/// Grants of one measurement, and how many there are at each length.
-const PROBE: u64 = 20_000;
-const PROBES: usize = 3;
+/// Grants that are past in the young store, with which plans and caches are made.
+const YOUNG: u64 = 1_000;
 
-/// Grants under way while the past is made, and the wallets that have them.
+/// Grants of one measurement, and how often both stores are measured.
+const PROBE: u64 = 20_000;
+const PAIRS: usize = 3;
+
+/// Grants under way while the past is made.
 const OPEN: u64 = 20_000;
-const WALLETS: u64 = 1_000;
 
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What was measured at a length.
 #[derive(Debug, Serialize)]
 struct Point {
-    past_grants: u64,
-    grants_per_second: f64,
-    cpu_ms_per_grant: f64,
-    probes: Vec<Probe>,
+    /// Each store's past at the first of its measurements, and the medians of all of them.
+    young: Probe,
+    old: Probe,
+    /// The old store to the young one: medians of the pairs.
+    speed_ratio: f64,
+    cpu_ratio: f64,
+    pairs: Vec<Pair>,
     filled_per_second: Option<f64>,
 }
 
+/// Both stores, one measured after the other.
+#[derive(Debug, Serialize)]
+struct Pair {
+    young: Probe,
+    old: Probe,
+}
+
+/// How fast a store was.
 #[derive(Debug, Serialize)]
 struct Probe {
+    past_grants: u64,
     grants_per_second: f64,
     cpu_ms_per_grant: f64,
 }
 
 pub(super) async fn run(settings: &Settings) -> Result<Outcome> {
     let lengths = if settings.history.is_empty() { LENGTHS.to_vec() } else { settings.history.clone() };
-    let mut world = World::start(settings).await?;
+    let settings = &Settings { wallets: FEW_WALLETS, ..settings.clone() };
+    let mut old = World::start(settings).await?;
     let mut points: Vec<Point> = Vec::new();
     for length in lengths {
-        if world.takes_too_long(length, &points) {
+        if old.takes_too_long(length, &points) {
             say!("  {length} past grants take longer than this run may: `bench history` measures them");
             break;
         }
-        let (began, before) = (Instant::now(), world.next);
-        world.upload_to(length.saturating_sub(before), OPEN, |number| number % WALLETS).await?;
-        world.quiet(PATIENCE).await?;
-        let grown = float(world.next - before);
-        let filled_per_second = (grown > 0.0).then(|| grown / began.elapsed().as_secs_f64());
-        let past_grants = world.next;
-        let mut probes = Vec::new();
-        for _ in 0..PROBES {
-            probes.push(world.probe().await?);
+        let filled_per_second = old.grow(length).await?;
+        let mut young = World::start(settings).await?;
+        young.grow(YOUNG).await?;
+        let mut pairs = Vec::new();
+        for _ in 0..PAIRS {
+            pairs.push(Pair { young: young.probe().await?, old: old.probe().await? });
         }
-        let middle = |of: fn(&Probe) -> f64| median(&probes.iter().map(of).collect::<Vec<_>>());
-        let point = Point {
-            past_grants,
-            grants_per_second: middle(|probe| probe.grants_per_second).context("there are probes")?,
-            cpu_ms_per_grant: middle(|probe| probe.cpu_ms_per_grant).context("there are probes")?,
-            probes,
-            filled_per_second,
-        };
-        say!(
-            "  {past_grants} past grants: {:.0} grants/s, {:.3} ms of CPU each",
-            point.grants_per_second,
-            point.cpu_ms_per_grant
-        );
+        young.stop().await?;
+        let point = Point::of(pairs, filled_per_second)?;
+        for Probe { past_grants, grants_per_second, cpu_ms_per_grant } in [&point.young, &point.old] {
+            say!("  {past_grants} past grants: {grants_per_second:.0} grants/s, {cpu_ms_per_grant:.3} ms of CPU each");
+        }
+        say!("  the second to the first: {:.2} as fast, {:.2} times the CPU", point.speed_ratio, point.cpu_ratio);
         points.push(point);
     }
-    let memory = world.processes().await?.usages();
-    world.stop().await?;
-    let (first, last) = points.first().zip(points.last()).context("no length of history to measure")?;
+    let memory = old.processes().await?.usages();
+    old.stop().await?;
     // What was not run is not told.
-    let figures = if last.past_grants >= MILLION && points.len() > 1 {
-        json!({ "history_ratio": last.grants_per_second / first.grants_per_second })
-    } else {
-        json!({})
+    let figures = match points.last() {
+        Some(last) if last.old.past_grants >= MILLION => json!({ "history_ratio": last.speed_ratio }),
+        _ => json!({}),
     };
     Ok(Outcome { figures, details: json!({ "points": points, "memory": memory, "settings": settings.describe() }) })
+}
+
+impl Point {
+    fn of(pairs: Vec<Pair>, filled_per_second: Option<f64>) -> Result<Self> {
+        let first = pairs.first().context("no pair was measured")?;
+        let middle = |of: &dyn Fn(&Pair) -> f64| median(&pairs.iter().map(of).collect::<Vec<_>>()).unwrap_or_default();
+        let middle_of = |of: fn(&Pair) -> &Probe| Probe {
+            past_grants: of(first).past_grants,
+            grants_per_second: middle(&|pair| of(pair).grants_per_second),
+            cpu_ms_per_grant: middle(&|pair| of(pair).cpu_ms_per_grant),
+        };
+        Ok(Self {
+            young: middle_of(|pair| &pair.young),
+            old: middle_of(|pair| &pair.old),
+            speed_ratio: middle(&|pair| pair.old.grants_per_second / pair.young.grants_per_second),
+            cpu_ratio: middle(&|pair| pair.old.cpu_ms_per_grant / pair.young.cpu_ms_per_grant),
+            filled_per_second,
+            pairs,
+        })
+    }
 }
 
 impl World {
@@ -103,8 +129,17 @@ impl World {
     fn takes_too_long(&self, length: u64, points: &[Point]) -> bool {
         let Some(deadline) = self.settings.deadline else { return false };
         let Some(per_second) = points.last().and_then(|point| point.filled_per_second) else { return false };
-        let seconds = float(length.saturating_sub(self.next) + PROBES as u64 * PROBE) / per_second;
+        let seconds = float(length.saturating_sub(self.next) + 2 * PAIRS as u64 * PROBE) / per_second;
         Instant::now() + Duration::from_secs_f64(seconds) > deadline
+    }
+
+    /// Makes the past this long; returns how many grants a second that took, if any.
+    async fn grow(&mut self, length: u64) -> Result<Option<f64>> {
+        let (began, before) = (Instant::now(), self.next);
+        self.upload(length.saturating_sub(before), OPEN).await?;
+        self.quiet(PATIENCE).await?;
+        let grown = float(self.next - before);
+        Ok((grown > 0.0).then(|| grown / began.elapsed().as_secs_f64()))
     }
 
     /// Completions a second while grants wait, and the CPU time of both services for each.
@@ -123,6 +158,7 @@ impl World {
         let from = curve.reached(first + PROBE / 10).context("a tenth was completed")?;
         let until = curve.reached(first + PROBE * 9 / 10).context("nine tenths were completed")?;
         Ok(Probe {
+            past_grants: first,
             grants_per_second: curve.rate(from, until).context("it took longer than a moment")?,
             cpu_ms_per_grant: cpu.as_secs_f64() * 1e3 / float(PROBE),
         })

@@ -9,7 +9,7 @@ use crate::{
     measure::{Measured, Plan},
     print::say,
     report::Outcome,
-    settings::{Database, Settings},
+    settings::{Database, FEW_WALLETS, Settings},
     spread::slope,
     world::World,
 };
@@ -29,7 +29,8 @@ const REPLICAS: [usize; 2] = [1, 3];
 /// Memory over a long time: how much it grows in an hour, once the first quarter is over.
 pub(super) async fn soak(settings: &Settings) -> Result<Outcome> {
     let (rate, seconds) = (settings.rate_or(SOAK_PER_SECOND), settings.seconds_or(SOAK_SECONDS));
-    let mut world = World::start(settings).await?;
+    let settings = Settings { wallets: FEW_WALLETS, ..settings.clone() };
+    let mut world = World::start(&settings).await?;
     let measured = world.measure(&Plan::steady(rate, WARM_UP, seconds)).await?;
     world.stop().await?;
     show(&measured);
