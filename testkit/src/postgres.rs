@@ -55,8 +55,8 @@ impl Postgres {
         SHARED.get_or_try_init(|| Self::start(Size::Small)).await
     }
 
-    /// The same, with the memory and the write-ahead log that `PostgreSQL` has unless it is told otherwise: what a
-    /// benchmark should measure. Where the server was started before, it is as it was started.
+    /// The same, with the memory and the write-ahead log that `PostgreSQL` has unless it is told otherwise, and as if it had
+    /// run for a while: what a benchmark should measure. Where the server was started before, it is as it was started.
     ///
     /// # Errors
     /// When there is none to be had; the message says what to install.
@@ -107,7 +107,21 @@ impl Postgres {
         let url = format!("postgres://{SUPERUSER}@127.0.0.1:{port}/postgres");
         let server = Self { url, part: Some(Part::new(program)) };
         server.launch().await?;
+        if let Size::Usual = size {
+            server.fill_log().await?;
+        }
         Ok(server)
+    }
+
+    /// Writes as much as `max_wal_size` is by default. From then on the files of the write-ahead log are used again, one
+    /// after the other; a new server makes one for each 16 MB and fills it with zeros, while a commit waits for 60 to 90 ms.
+    async fn fill_log(&self) -> Result<()> {
+        let megabytes = 1024;
+        self.execute(&format!(
+            "select count(pg_logical_emit_message(false, 'fill', repeat('x', 1048576))) from generate_series(1, {megabytes})"
+        ))
+        .await?;
+        self.execute("checkpoint").await
     }
 
     /// Whether it is this process's own, and so may be crashed.
