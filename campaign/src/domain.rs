@@ -376,7 +376,7 @@ impl Grant {
         match event {
             GrantEvent::Claimable(_) => {
                 self.round_began = self.retry_count;
-                self.publish_again_at = Some(at + patience::of_claimable(0));
+                (self.needs_attention_since, self.publish_again_at) = (None, Some(at + patience::of_claimable(0)));
             }
             GrantEvent::Submitted(news) | GrantEvent::Reverted(news) => {
                 self.transaction_hash = Some(news.transaction_hash.clone());
@@ -423,7 +423,7 @@ pub enum Effect {
 
 #[cfg(test)]
 mod tests {
-    use event::{Claimable, Completed, Confirmed, Failed, Progress, Submitted};
+    use event::{Attention, Claimable, Completed, Confirmed, Failed, Progress, Submitted};
     use proptest::prelude::*;
 
     use super::*;
@@ -499,6 +499,23 @@ mod tests {
                 prop_assert_eq!(grant == before, effect != Effect::Moved, "{:?}", effect);
                 prop_assert_ne!(grant.apply(&event, from_micros(2)), Effect::Moved);
             }
+        }
+    }
+
+    #[test]
+    fn a_grant_needs_attention_until_it_has_ended_or_waits_for_its_player() {
+        for (kind, state, needs_attention, is_published_again) in [
+            (0, State::Started, true, false),
+            (2, State::Confirmed, true, false),
+            (4, State::Completed, false, false),
+            (5, State::Failed, false, false),
+            (8, State::Claimable, false, true),
+        ] {
+            let mut grant = grant();
+            grant.apply(&GrantEvent::NeedsAttention(Attention { retry_count: 0 }), from_micros(1));
+            grant.apply(&news(kind, 1, 2), from_micros(3));
+            let waits = (grant.needs_attention_since.is_some(), grant.publish_again_at.is_some());
+            assert_eq!((grant.state, waits), (state, (needs_attention, is_published_again)));
         }
     }
 

@@ -197,6 +197,8 @@ pub struct Tally {
     pub mint_micros: u64,
     /// When anything last happened to one of its grants.
     pub last_activity: Option<DateTime<Utc>>,
+    /// Grants that can be claimed, and were not yet.
+    pub claimable: u64,
     /// The entry of the ledger that made a grant claimable last.
     pub newest_claimable: Option<u64>,
 }
@@ -361,8 +363,11 @@ impl Tally {
                 self.fee += u128::from(gas_used) * u128::from(completed.gas_price.unwrap_or(0));
             }
         }
-        if after.state == State::Claimable && before.is_none_or(|before| before.state != State::Claimable) {
-            self.newest_claimable = Some(sequence);
+        let is_claimable = |grant: &Grant| grant.state == State::Claimable;
+        match (before.is_some_and(is_claimable), is_claimable(after)) {
+            (false, true) => (self.claimable, self.newest_claimable) = (self.claimable + 1, Some(sequence)),
+            (true, false) => take(&mut self.claimable, 1),
+            _ => {}
         }
         self.last_activity = self.last_activity.max(Some(at));
     }

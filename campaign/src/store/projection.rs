@@ -498,7 +498,8 @@ fn campaign_of_new_grant(entry: &Entry) -> db::Result<Option<CampaignId>> {
 macro_rules! campaign_columns {
     () => {
         "c.campaign_id, c.spec, c.grants, c.completed, c.failed, c.requested_tokens, c.reserved, c.spent, c.users,
-         c.gas_used, c.fee, c.mint_micros, c.last_activity, c.newest_claimable, c.created_at, c.updated_at"
+         c.gas_used, c.fee, c.mint_micros, c.last_activity, c.claimable,
+         c.newest_claimable, c.created_at, c.updated_at"
     };
 }
 pub(super) use campaign_columns;
@@ -521,6 +522,7 @@ pub(super) fn campaign(row: &AnyRow) -> db::Result<Campaign> {
             fee: db::parse(row, "fee")?,
             mint_micros: unsigned(row, "mint_micros")?,
             last_activity: row.try_get::<Option<i64>, _>("last_activity")?.map(shared::clock::from_micros),
+            claimable: unsigned(row, "claimable")?,
             newest_claimable: row.try_get::<Option<i64>, _>("newest_claimable")?.map(i64::cast_unsigned),
         },
         created_at: db::time(row, "created_at")?,

@@ -172,29 +172,36 @@ impl Store {
         ledger.send(message);
     }
 
-    /// Counts the grants that have no result yet, but for those that wait for their recipients to claim them.
+    /// Counts the grants that have no result yet, but for those that wait for their recipients to claim them. How long that
+    /// takes grows with the campaigns, which count them as they change, and with the grants that need attention.
     ///
     /// # Errors
     ///
     /// When the database cannot be read.
     pub async fn open_grants(&self) -> db::Result<Open> {
+        // A count of rows is made only where there is one: before PostgreSQL has looked at a new table it expects nearly
+        // all of its grants to need attention, and reads them all to count them.
         let row = sqlx::query(
             "-- store::open_grants
-             select waiting.grants, waiting.oldest, attention.grants as needing_attention,
-                    attention.oldest as oldest_needing_attention
-             from (select count(*) as grants, min(requested_at) as oldest from token_grant
-                   where publish_again_at is not null and state <> 'claimable') waiting,
-                  (select count(*) as grants, min(requested_at) as oldest from token_grant
-                   where needs_attention_since is not null) attention",
+             select open.grants, waiting.oldest, attention.oldest as oldest_needing_attention,
+                    case when attention.oldest is null then 0
+                         else (select count(*) from token_grant where needs_attention_since is not null) end
+                    as needing_attention
+             from (select cast(coalesce(sum(case when claimable < grants - completed - failed
+                                                 then grants - completed - failed - claimable else 0 end), 0) as bigint)
+                   as grants from campaign) open,
+                  (select (select requested_at from token_grant where publish_again_at is not null and state <> 'claimable'
+                           order by requested_at limit 1) as oldest) waiting,
+                  (select (select requested_at from token_grant where needs_attention_since is not null
+                           order by grant_index limit 1) as oldest) attention",
         )
         .fetch_one(self.database.reader())
         .await?;
-        let needing_attention = db::unsigned(&row, "needing_attention")?;
         let oldest: [Option<i64>; 2] = [row.try_get("oldest")?, row.try_get("oldest_needing_attention")?];
         Ok(Open {
-            grants: db::unsigned(&row, "grants")? + needing_attention,
+            grants: db::unsigned(&row, "grants")?,
             oldest: oldest.into_iter().flatten().min().map(shared::clock::from_micros),
-            needing_attention,
+            needing_attention: db::unsigned(&row, "needing_attention")?,
         })
     }
 }

@@ -147,6 +147,9 @@ async fn a_grant_that_can_be_claimed_is_shown_and_gets_its_proof_when_the_root_i
         (&campaign["mode"], &campaign["reserved"], &campaign["spent"]),
         (&json!("claim"), &json!(30), &json!(10))
     );
+    service.grant("user_id=eve&campaign_id=airdrop").await;
+    let open = service.store.open_grants().await.unwrap();
+    assert_eq!(open.grants, 1, "three wait for their players, and one is not claimable yet");
     let rebuilt = service.store.rebuild(false).await.unwrap();
     assert_eq!((rebuilt.differences, rebuilt.broken_seal), (vec![], None));
     // Who has no grant has nothing to claim.

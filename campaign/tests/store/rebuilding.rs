@@ -1,6 +1,7 @@
 //! Every table that people read can be worked out of the ledger again: what was changed by hand is found, and repaired.
 
-use campaign::store::Difference;
+use campaign::store::{Difference, Open};
+use shared::db;
 use shared::event::GrantsConfirmed;
 use shared::id::CampaignId;
 use shared::ledger::Cause;
@@ -21,6 +22,7 @@ on_both_databases! {
     a_comparison_does_not_wait_for_who_holds_the_ledger,
     times_finer_than_what_is_kept_make_no_difference,
     a_long_ledger_with_everything_in_it_is_rebuilt_exactly,
+    a_store_of_the_version_before_counts_what_can_be_claimed,
 }
 
 /// Something in every table.
@@ -301,6 +303,34 @@ async fn times_finer_than_what_is_kept_make_no_difference(place: Place) {
 }
 
 /// `make rebuild-million` is the same with a million.
+/// What campaigns have counted and indexes begin with is what the rows say.
+async fn assert_open_grants_are_counted(store: &Store) {
+    let row = sqlx::query(
+        "select count(*) as grants, min(requested_at) as oldest, count(needs_attention_since) as needing_attention
+         from token_grant where completed_at is null and state <> 'claimable'",
+    )
+    .fetch_one(store.database().reader())
+    .await
+    .unwrap();
+    let [grants, needing_attention] = ["grants", "needing_attention"].map(|column| db::unsigned(&row, column).unwrap());
+    assert!(needing_attention > 0 && needing_attention < grants);
+    let expected = Open { grants, needing_attention, oldest: Some(db::time(&row, "oldest").unwrap()) };
+    assert_eq!(store.open_grants().await.unwrap(), expected);
+}
+
+async fn a_store_of_the_version_before_counts_what_can_be_claimed(place: Place) {
+    let store = open(&place).await;
+    ledger::fill(&store, 20_000, |_| {}).await.unwrap();
+    let as_before = "update token_grant set needs_attention_since = requested_at where state = 'claimable';
+                     alter table campaign drop column claimable;
+                     delete from _sqlx_migrations where version = 8;";
+    sqlx::raw_sql(as_before).execute(store.database().writer()).await.unwrap();
+    store.database().close().await;
+    let store = open(&place).await;
+    assert_open_grants_are_counted(&store).await;
+    assert_eq!(store.rebuild(false).await.unwrap().differences, []);
+}
+
 async fn a_long_ledger_with_everything_in_it_is_rebuilt_exactly(place: Place) {
     let store = open(&place).await;
     let kinds = ledger::fill(&store, 20_000, |_| {}).await.unwrap();
@@ -336,6 +366,7 @@ async fn a_long_ledger_with_everything_in_it_is_rebuilt_exactly(place: Place) {
         .await
         .unwrap();
     assert_eq!(states, 9, "grants are left in each state");
+    assert_open_grants_are_counted(&store).await;
 
     let expect = async |differences: &[Difference], broken_seal, swapped| {
         let rebuilt = store.rebuild(true).await.unwrap();

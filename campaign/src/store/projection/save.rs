@@ -29,6 +29,7 @@ db::row! {
         fee: String => text,
         mint_micros: u64 => bigint,
         last_activity: Option<i64> => bigint,
+        claimable: u64 => bigint,
         newest_claimable: Option<u64> => bigint,
         created_at: i64 => bigint,
         updated_at: i64 => bigint,
@@ -53,6 +54,7 @@ impl<'a> CampaignRow<'a> {
             fee: tally.fee.to_string(),
             mint_micros: tally.mint_micros,
             last_activity: tally.last_activity.map(|at| at.timestamp_micros()),
+            claimable: tally.claimable,
             newest_claimable: tally.newest_claimable,
             created_at: created_at.timestamp_micros(),
             updated_at: updated_at.timestamp_micros(),
@@ -73,7 +75,7 @@ pub(super) fn save_campaigns(writes: &mut Writes, campaigns: &[&Campaign]) {
                  requested_tokens = excluded.requested_tokens, reserved = excluded.reserved, spent = excluded.spent,
                  users = excluded.users, gas_used = excluded.gas_used, fee = excluded.fee,
                  mint_micros = excluded.mint_micros, last_activity = excluded.last_activity,
-                 newest_claimable = excluded.newest_claimable, updated_at = excluded.updated_at"
+                 claimable = excluded.claimable, newest_claimable = excluded.newest_claimable, updated_at = excluded.updated_at"
         ),
         &rows,
     );
