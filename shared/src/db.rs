@@ -204,19 +204,7 @@ impl Database {
         let options = AnyConnectOptions::from_str(&format!("{url}{separator}mode=rwc"))?;
         // One connection writes, since SQLite has one writer anyway: waiting in line beats SQLITE_BUSY. A committed
         // transaction survives power loss: WAL with synchronous=FULL.
-        let pool = |connections| {
-            AnyPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .after_connect(|connection, _| {
-                    Box::pin(async move {
-                        connection.execute(SQLITE_PRAGMAS).await?;
-                        Ok(())
-                    })
-                })
-        };
+        let pool = |connections| pool_of(connections, SQLITE_PRAGMAS).idle_timeout(None).max_lifetime(None);
         // A pool tries again whatever fails here, and in the end says no more than that it took too long: the first
         // connection is made by hand and says why.
         let mut first = AnyConnection::connect_with(&options).await?;
@@ -228,17 +216,7 @@ impl Database {
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
-        let pool = AnyPoolOptions::new()
-            .max_connections(16)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    connection.execute(POSTGRES_SETTINGS).await?;
-                    Ok(())
-                })
-            })
-            .connect(url)
-            .await?;
+        let pool = pool_of(16, POSTGRES_SETTINGS).connect(url).await?;
         let mut tx = pool.begin().await?;
         // Two replicas that start together must not replace the function at the same time.
         tx.execute("select pg_advisory_xact_lock(7238105)").await?;
@@ -342,11 +320,34 @@ const BEGIN: &str = "begin immediate";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process that hangs with a lock in its hand does not hang the others. And plans are made for tables as they are: one
-/// that was made while a table was empty, and is kept, reads all of it for each batch later on.
+/// A connection that came back so short a while ago, when the pool last asked whether it is there, is not asked again: that
+/// would be one more call to the database for each transaction and each read. One that is lost meanwhile fails its next user,
+/// as it would have a little later.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// So many connections at most, each with these settings, and asked whether it is there unless it is [`FRESH`].
+fn pool_of(connections: u32, settings: &'static str) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| Box::pin(async move { connection.execute(settings).await.map(drop) }))
+        .test_before_acquire(false)
+        .before_acquire(|connection, metadata| {
+            Box::pin(async move {
+                if metadata.idle_for >= FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+/// A process that hangs with a lock in its hand does not hang the others. Plans are made for tables as they are: one that
+/// was made while a table was empty, and is kept, reads all of it for each batch later on. And no statement takes more than
+/// one core from the others, as counting the queue would when it is long.
 const POSTGRES_SETTINGS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
                                  set idle_in_transaction_session_timeout = '30s'; \
-                                 set plan_cache_mode = force_custom_plan;";
+                                 set plan_cache_mode = force_custom_plan; set max_parallel_workers_per_gather = 0;";
 
 const SQLITE_PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
                               pragma foreign_keys = on;";

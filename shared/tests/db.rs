@@ -12,7 +12,7 @@ use shared::db::{self, Database, Dialect, Error};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use support::{change, open};
-use testkit::{Place, on_both_databases};
+use testkit::{Place, Postgres, on_both_databases};
 
 on_both_databases! {
     |kind| Place::new(kind).await.unwrap();
@@ -271,6 +271,28 @@ async fn a_server_that_ends_the_connection_is_away() {
     assert!(error.is_unreachable(), "{error:?}");
     drop(tx);
     database.begin("test").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_while_nobody_uses_it_is_no_loss_a_second_later() {
+    let place = Place::postgres().await.unwrap();
+    let database = open(&place).await;
+    let read = async || sqlx::query("select 1").execute(database.reader()).await.map_err(Error::from);
+    let name: String =
+        sqlx::query_scalar("select cast(current_database() as text)").fetch_one(database.reader()).await.unwrap();
+    let end_sessions = async || Postgres::shared().await.unwrap().end_sessions(&name).await.unwrap();
+    read().await.unwrap();
+    assert!(end_sessions().await > 0);
+    // It was used a moment ago: who uses it next may find out.
+    let mut failed = 0;
+    while let Err(error) = read().await {
+        assert!(error.is_unreachable(), "{error:?}");
+        failed += 1;
+        assert!(failed <= 16, "each connection is lost once");
+    }
+    assert!(end_sessions().await > 0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    read().await.unwrap();
 }
 
 /// As on a full disk, which cannot be had everywhere: SQLite ends the transaction itself.
