@@ -3,7 +3,7 @@
 use alloy::primitives::Address;
 use anyhow::Result;
 use futures::future::try_join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::stack::Builder;
 use testkit::{GrantRequest, base_units, on_both_databases};
 
@@ -32,10 +32,12 @@ async fn a_request_becomes_a_balance(builder: Builder) -> Result<()> {
     let payments = stack.chain.payments().await?;
     assert_eq!(grant.transaction_hash.as_deref(), Some(payments[0].transaction_hash.to_string().as_str()));
     assert_eq!(grant.more["block_number"], payments[0].block_number);
-    let kinds = grant.more["events"].as_array().unwrap().iter().map(|event| event["kind"].clone());
-    // Of a block that is final as soon as it is seen there is no such news, but on a busy machine it is seen before.
-    let kinds: Vec<_> = kinds.filter(|kind| kind != "Confirmed").collect();
-    assert_eq!(kinds, ["TokenGrantRequested", "Published", "Started", "BlockchainTxSubmitted", "Completed"]);
+    let kinds: Vec<_> = grant.more["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+    assert!(kinds.contains(&json!("Published")), "{kinds:?}");
+    // On a busy machine an answer may come before what the broker has taken is entered, and a block is seen before it is
+    // final, of which there is no news otherwise.
+    let kinds: Vec<_> = kinds.into_iter().filter(|kind| kind != "Published" && kind != "Confirmed").collect();
+    assert_eq!(kinds, ["TokenGrantRequested", "Started", "BlockchainTxSubmitted", "Completed"]);
 
     let status = stack.campaign_client().get("/status?user_id=alice&campaign_id=summer").await?;
     assert_eq!(status.body["totals"]["tokens_completed"], 250);
