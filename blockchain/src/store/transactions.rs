@@ -314,6 +314,7 @@ impl Store {
     ///
     /// When the database cannot be read.
     pub async fn pending(&self, lane: LaneId) -> db::Result<Vec<Pending>> {
+        // Joined to the attempts, SQLite would take the unique index for the order, and read all that the signer ever had.
         let rows = sqlx::query(
             "-- store::pending
              select t.id, t.nonce, t.created_at, coalesce((select max(e.at) from chain_transaction_event e
@@ -323,7 +324,8 @@ impl Store {
                     a.max_fee_per_gas_wei, a.max_priority_fee_per_gas_wei, a.created_at as attempted_at, a.sent_at,
                     a.refusal
              from chain_transaction t join attempt a on a.transaction_id = t.id
-             where t.state = 'pending' and t.chain_id = $1 and t.signer = $2 order by t.nonce, a.created_at, a.sequence",
+             where t.id in (select id from chain_transaction where state = 'pending' and chain_id = $1 and signer = $2)
+             order by t.nonce, a.created_at, a.sequence",
         )
         .bind(lane.chain_id.cast_signed())
         .bind(lane.signer())
