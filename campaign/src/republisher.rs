@@ -4,11 +4,12 @@
 //! result comes, it can be claimed or an operator sets it going again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use shared::clock::Clock;
 use shared::db;
 use shared::worker::{Progress, Worker};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use crate::domain::Patience;
 use crate::store::{Republished, Store, WhichGrants};
@@ -20,25 +21,36 @@ pub struct Republisher {
     clock: Clock,
     outbox_ready: Arc<Notify>,
     patience: Patience,
+    /// When the open grants are counted again.
+    next_count: Mutex<Instant>,
 }
 
 impl Republisher {
     /// The most grants that one step publishes again.
     const BATCH: i64 = 500;
 
+    /// Counting takes the longer the more grants need attention, and the more campaigns there are, but at most one part in so
+    /// many of the time.
+    const COUNT_SHARE: u32 = 100;
+
     /// Looks for grants in this store.
     #[must_use]
     pub fn new(store: Store, clock: Clock, outbox_ready: Arc<Notify>, patience: Patience) -> Self {
-        Self { store, clock, outbox_ready, patience }
+        Self { store, clock, outbox_ready, patience, next_count: Mutex::new(Instant::now()) }
     }
 
-    /// Tells how many grants are open.
-    async fn report_open(&self) -> db::Result<()> {
+    /// Counts the open grants, unless they were counted a short while ago.
+    async fn count(&self) -> db::Result<()> {
+        let (began, mut next_count) = (Instant::now(), self.next_count.lock().await);
+        if began < *next_count {
+            return Ok(());
+        }
         let open = self.store.open_grants().await?;
         let age = open.oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64());
         metrics::gauge!("open_grants").set(u32::try_from(open.grants).unwrap_or(u32::MAX));
         metrics::gauge!("open_grants_oldest_seconds").set(age);
         metrics::gauge!("grants_needing_attention").set(u32::try_from(open.needing_attention).unwrap_or(u32::MAX));
+        *next_count = began + began.elapsed() * Self::COUNT_SHARE;
         Ok(())
     }
 
@@ -61,7 +73,7 @@ impl Worker for Republisher {
     type Error = db::Error;
 
     async fn run_once(&self) -> db::Result<Progress> {
-        self.report_open().await?;
+        self.count().await?;
         let now = self.clock.now();
         if self.store.tell_again(now, self.patience.first_wait).await? {
             self.outbox_ready.notify_one();
