@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod miner;
 pub mod paths;
 pub mod place;
+mod plans;
 pub mod ports;
 pub mod postgres;
 pub mod postgres_proxy;

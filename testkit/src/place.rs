@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{postgres::Postgres, stack::Database};
+use crate::{plans, postgres::Postgres, stack::Database};
 
 /// Runs each of these tests on both databases: functions of what the expression makes for a kind of
 /// [`Database`](crate::Database), which return `()` or a `Result`.
@@ -34,11 +34,12 @@ macro_rules! on_both_databases {
     };
 }
 
-/// Where an empty database is, for as long as this value lives.
+/// Where an empty database is, for as long as this value lives. On SQLite a statement of ours that reads more the longer a
+/// past is fails its test, see `plans`.
 #[derive(Debug)]
 pub struct Place {
     url: String,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 impl Place {
@@ -58,8 +59,9 @@ impl Place {
     /// # Errors
     /// When there is no place for temporary folders.
     pub fn sqlite() -> Result<Self> {
+        plans::watch();
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        Ok(Self { url: format!("sqlite://{}/new/folder/test.db", folder.path().display()), _folder: Some(folder) })
+        Ok(Self { url: format!("sqlite://{}/new/folder/test.db", folder.path().display()), folder: Some(folder) })
     }
 
     /// A database on the server that the tests of this process share.
@@ -67,12 +69,23 @@ impl Place {
     /// # Errors
     /// When there is no server, or it refuses.
     pub async fn postgres() -> Result<Self> {
-        Ok(Self { url: Postgres::shared().await?.create_database("test").await?, _folder: None })
+        Ok(Self { url: Postgres::shared().await?.create_database("test").await?, folder: None })
     }
 
     /// Its URL, for any number of processes.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.folder.is_none() || std::thread::panicking() {
+            return;
+        }
+        if let Err(error) = plans::judge(&self.url) {
+            panic!("{error:#}");
+        }
     }
 }

@@ -34,6 +34,7 @@ async fn an_assigned_batch_keeps_nonce_bytes_and_hash(place: Place) {
     assert_eq!(carried, payments[..2]);
     assert_eq!(queued(&store, at(10)).await, payments[2..]);
     assert_eq!((store.next_nonce(LANE).await.unwrap(), in_flight(&store).await), (1, (1, 2)));
+    assert_eq!(store.open_transactions(LANE).await.unwrap(), 1);
     assert_eq!(store.unmined(LANE.chain_id).await.unwrap(), (1, 2));
     assert_eq!(store.unmined(LANE.chain_id + 1).await.unwrap(), (0, 0), "of another chain");
     let progress = GrantsSubmitted {

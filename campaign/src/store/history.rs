@@ -116,8 +116,8 @@ impl Store {
         let rows = sqlx::query(concat!(
             "-- store::grants_at\n select ",
             entry_columns!(),
-            " from jsonb_each($1) join event e on e.stream = 'grant' and e.subject = value->>0
-               where e.at <= $2 order by e.sequence"
+            " from event e where e.stream = 'grant' and e.subject in (select value->>0 from jsonb_each($1)) and e.at <= $2
+               order by e.sequence"
         ))
         .bind(db::keys(grants.iter().map(|grant| &grant.request_id)))
         .bind(at.timestamp_micros())
