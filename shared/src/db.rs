@@ -343,11 +343,13 @@ fn pool_of(connections: u32, settings: &'static str) -> AnyPoolOptions {
 }
 
 /// A process that hangs with a lock in its hand does not hang the others. Plans are made for tables as they are: one that
-/// was made while a table was empty, and is kept, reads all of it for each batch later on. And no statement takes more than
-/// one core from the others, as counting the queue would when it is long.
+/// was made while a table was empty, and is kept, reads all of it for each batch later on. No statement takes more than
+/// one core from the others, as counting the queue would when it is long. And what a connection writes to tables goes to the
+/// disk soon, where the server can be told so: else a checkpoint ends with all of it at once, and commits wait for that.
 const POSTGRES_SETTINGS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
                                  set idle_in_transaction_session_timeout = '30s'; \
-                                 set plan_cache_mode = force_custom_plan; set max_parallel_workers_per_gather = 0;";
+                                 set plan_cache_mode = force_custom_plan; set max_parallel_workers_per_gather = 0; \
+                                 select set_config(name, '256kB', false) from pg_settings where name = 'backend_flush_after';";
 
 const SQLITE_PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; pragma synchronous = full; \
                               pragma foreign_keys = on;";

@@ -274,6 +274,23 @@ async fn a_server_that_ends_the_connection_is_away() {
 }
 
 #[tokio::test]
+async fn connections_to_a_server_have_their_settings() {
+    let place = Place::postgres().await.unwrap();
+    let database = open(&place).await;
+    for (name, expected) in [
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "10s"),
+        ("plan_cache_mode", "force_custom_plan"),
+        ("max_parallel_workers_per_gather", "0"),
+        ("backend_flush_after", "256kB"),
+    ] {
+        let sql = "select current_setting($1)";
+        let value: String = sqlx::query_scalar(sql).bind(name).fetch_one(database.reader()).await.unwrap();
+        assert_eq!(value, expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_while_nobody_uses_it_is_no_loss_a_second_later() {
     let place = Place::postgres().await.unwrap();
     let database = open(&place).await;
