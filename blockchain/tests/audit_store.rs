@@ -16,7 +16,7 @@ use shared::id::Issuer;
 use testkit::{Place, on_both_databases};
 
 on_both_databases! {
-    |kind| Store::open(&leaked(Place::new(kind).await.unwrap()).url().into()).await.unwrap();
+    |kind| Place::new(kind).await.unwrap();
     events_are_recorded_with_the_cursor_once,
     of_two_readers_one_moves_the_cursor,
     another_source_or_an_earlier_beginning_is_read_from_the_start,
@@ -29,9 +29,8 @@ on_both_databases! {
     payments_that_the_chain_has_paid_after_all_are_queued_again,
 }
 
-/// Databases of tests live as long as the process.
-fn leaked(place: Place) -> &'static Place {
-    Box::leak(Box::new(place))
+async fn open(place: &Place) -> Store {
+    Store::open(&place.url().into()).await.unwrap()
 }
 
 const SOURCE: Source = Source { chain_id: 31_337, distributor: Address::repeat_byte(0xd1), first_block: 3 };
@@ -96,7 +95,8 @@ async fn of(store: &Store, numbers: &[u64], next_block: u64) -> Vec<ChainPayment
     store.chain_payments_of(&ids, next_block).await.unwrap()
 }
 
-async fn events_are_recorded_with_the_cursor_once(store: Store) {
+async fn events_are_recorded_with_the_cursor_once(place: Place) {
+    let store = open(&place).await;
     assert_eq!(store.chain_cursor(&SOURCE).await.unwrap(), START);
     let events = [event(1, 5, 0), event(2, 5, 1), event(u64::MAX, 7, 0)];
     read(&store, &events, 9).await;
@@ -108,7 +108,8 @@ async fn events_are_recorded_with_the_cursor_once(store: Store) {
     assert_eq!(store.chain_cursor(&SOURCE).await.unwrap(), cursor(20));
 }
 
-async fn of_two_readers_one_moves_the_cursor(store: Store) {
+async fn of_two_readers_one_moves_the_cursor(place: Place) {
+    let store = open(&place).await;
     store.chain_cursor(&SOURCE).await.unwrap();
     let chunk = [event(1, 5, 0)];
     let (one, other) =
@@ -117,7 +118,8 @@ async fn of_two_readers_one_moves_the_cursor(store: Store) {
     assert_eq!(of(&store, &[1], 100).await, chunk);
 }
 
-async fn another_source_or_an_earlier_beginning_is_read_from_the_start(store: Store) {
+async fn another_source_or_an_earlier_beginning_is_read_from_the_start(place: Place) {
+    let store = open(&place).await;
     for other in [
         Source { chain_id: 1, ..SOURCE },
         Source { distributor: Address::repeat_byte(0xd2), ..SOURCE },
@@ -135,7 +137,8 @@ async fn another_source_or_an_earlier_beginning_is_read_from_the_start(store: St
     assert_eq!(store.chain_cursor(&later).await.unwrap(), cursor(9), "more was read than is asked for");
 }
 
-async fn stepping_back_forgets_what_came_after(store: Store) {
+async fn stepping_back_forgets_what_came_after(place: Place) {
+    let store = open(&place).await;
     read(&store, &[event(1, 5, 0), event(2, 7, 0), event(3, 7, 1)], 9).await;
     assert_eq!(store.recorded_block_below(10).await.unwrap(), Some((7, hash(7))));
     assert_eq!(store.recorded_block_below(7).await.unwrap(), Some((5, hash(5))));
@@ -148,7 +151,8 @@ async fn stepping_back_forgets_what_came_after(store: Store) {
     assert_eq!((store.chain_cursor(&SOURCE).await.unwrap(), of(&store, &[1], 100).await), (START, vec![]));
 }
 
-async fn what_a_node_left_out_is_added_once(store: Store) {
+async fn what_a_node_left_out_is_added_once(place: Place) {
+    let store = open(&place).await;
     read(&store, &[event(1, 5, 0)], 9).await;
     let block = [event(1, 5, 0), event(2, 5, 1)];
     assert_eq!(store.record_missed(&block).await.unwrap(), 1);
@@ -156,13 +160,15 @@ async fn what_a_node_left_out_is_added_once(store: Store) {
     assert_eq!(of(&store, &[1, 2], 100).await, block);
 }
 
-async fn an_id_paid_twice_is_two_rows(store: Store) {
+async fn an_id_paid_twice_is_two_rows(place: Place) {
+    let store = open(&place).await;
     let twice = [event(1, 5, 0), event(1, 5, 1), event(1, 6, 0)];
     read(&store, &twice, 9).await;
     assert_eq!(of(&store, &[1], 100).await, twice);
 }
 
-async fn pages_of_events_show_each_once_and_say_which_are_known(store: Store) {
+async fn pages_of_events_show_each_once_and_say_which_are_known(place: Place) {
+    let store = open(&place).await;
     store.receive(&demands(&[payment(2), payment(4)]), 18, at(0)).await.unwrap();
     let events: Vec<_> = (0..7).map(|number| event(number, 5 + number / 3, number % 3)).collect();
     read(&store, &events, 9).await;
@@ -178,7 +184,8 @@ async fn pages_of_events_show_each_once_and_say_which_are_known(store: Store) {
     assert_eq!(seen, expected);
 }
 
-async fn pages_of_the_ledger_show_each_payment_once(store: Store) {
+async fn pages_of_the_ledger_show_each_payment_once(place: Place) {
+    let store = open(&place).await;
     let sparse = |number: u64| Payment {
         request_id: format!("sparse-{number}").parse().unwrap(),
         grant_id: GrantId(U256::MAX - U256::from(number)),
@@ -209,7 +216,8 @@ async fn pages_of_the_ledger_show_each_payment_once(store: Store) {
     assert_eq!(seen["request-002"], (Claim::Waiting, at(1)));
 }
 
-async fn strangers_are_those_whom_the_ledger_does_not_know(store: Store) {
+async fn strangers_are_those_whom_the_ledger_does_not_know(place: Place) {
+    let store = open(&place).await;
     let foreign = ChainPayment { grant_id: GrantId::dense(Issuer::new(ISSUER - 1), 2), ..event(2, 8, 0) };
     let sparse = ChainPayment { grant_id: GrantId(U256::MAX), ..event(2, 8, 1) };
     // A number that no ledger of ours can have: its 64 bits are negative where a column has a sign.
@@ -235,7 +243,8 @@ async fn strangers_are_those_whom_the_ledger_does_not_know(store: Store) {
     assert_eq!(strangers(Some((3, None)), None, &[], 6).await, [], "beyond the horizon");
 }
 
-async fn payments_that_the_chain_has_paid_after_all_are_queued_again(store: Store) {
+async fn payments_that_the_chain_has_paid_after_all_are_queued_again(place: Place) {
+    let store = open(&place).await;
     let payments: Vec<_> = (0..3).map(payment).collect();
     store.receive(&demands(&payments), 18, at(0)).await.unwrap();
     let cancelled = (payments[2].clone(), Verdict::Ended(Ending::Failed(Failure::cancelled())));

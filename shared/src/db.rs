@@ -344,8 +344,9 @@ fn pool_of(connections: u32, settings: &'static str) -> AnyPoolOptions {
 
 /// A process that hangs with a lock in its hand does not hang the others. Plans are made for tables as they are: one that
 /// was made while a table was empty, and is kept, reads all of it for each batch later on. No statement takes more than
-/// one core from the others, as counting the queue would when it is long. And what a connection writes to tables goes to the
-/// disk soon, where the server can be told so: else a checkpoint ends with all of it at once, and commits wait for that.
+/// one core from the others, as counting the queue would when it is long. And pages that a connection writes to tables, to
+/// make room in the server's buffers, go to the disk soon, where the server can be told so: else a checkpoint ends with all of
+/// them at once, and commits wait for that.
 const POSTGRES_SETTINGS: &str = "set statement_timeout = '30s'; set lock_timeout = '10s'; \
                                  set idle_in_transaction_session_timeout = '30s'; \
                                  set plan_cache_mode = force_custom_plan; set max_parallel_workers_per_gather = 0; \

@@ -280,6 +280,7 @@ async fn connections_to_a_server_have_their_settings() {
     for (name, expected) in [
         ("statement_timeout", "30s"),
         ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "30s"),
         ("plan_cache_mode", "force_custom_plan"),
         ("max_parallel_workers_per_gather", "0"),
         ("backend_flush_after", "256kB"),

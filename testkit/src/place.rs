@@ -1,5 +1,7 @@
 //! A database of a test's own, and tests that run on both kinds of it.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
@@ -34,12 +36,12 @@ macro_rules! on_both_databases {
     };
 }
 
-/// Where an empty database is, for as long as this value lives. On SQLite a statement of ours that reads more the longer a
-/// past is fails its test, see `plans`.
+/// Where an empty database is, for as long as this value lives. At its end it fails the test if a statement of ours reads
+/// more the longer the past is, see `plans`.
 #[derive(Debug)]
 pub struct Place {
     url: String,
-    folder: Option<TempDir>,
+    _folder: Option<TempDir>,
 }
 
 impl Place {
@@ -61,7 +63,7 @@ impl Place {
     pub fn sqlite() -> Result<Self> {
         plans::watch();
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        Ok(Self { url: format!("sqlite://{}/new/folder/test.db", folder.path().display()), folder: Some(folder) })
+        Ok(Self { url: format!("sqlite://{}/new/folder/test.db", folder.path().display()), _folder: Some(folder) })
     }
 
     /// A database on the server that the tests of this process share.
@@ -69,7 +71,7 @@ impl Place {
     /// # Errors
     /// When there is no server, or it refuses.
     pub async fn postgres() -> Result<Self> {
-        Ok(Self { url: Postgres::shared().await?.create_database("test").await?, folder: None })
+        Ok(Self { url: Postgres::shared().await?.create_database("test").await?, _folder: None })
     }
 
     /// Its URL, for any number of processes.
@@ -81,7 +83,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.folder.is_none() || std::thread::panicking() {
+        let file = self.url.strip_prefix("sqlite://");
+        if std::thread::panicking() || !file.is_some_and(|file| Path::new(file).exists()) {
             return;
         }
         if let Err(error) = plans::judge(&self.url) {

@@ -68,6 +68,7 @@ impl Store {
         sqlx::query(
             "-- store::forget_older_claim_roots
              delete from claim_root where campaign_id = $1 and state = 'wanted'
+               and number in (select w.number from claim_root w where w.state = 'wanted')
                and number < (select max(n.number) from claim_root n where n.campaign_id = $1)",
         )
         .bind(wanted.campaign_id.as_str())

@@ -228,35 +228,47 @@ impl Store {
                       else 'submitted' end"
             };
         }
+        // Each has the index that serves it, as in `grants_after`.
+        macro_rules! transactions {
+            ($condition:literal) => {
+                concat!(
+                    "-- store::transactions
+                     select t.transaction_hash, t.campaign_id, ",
+                    state!(),
+                    " as state, t.grants, t.completed, t.tokens, t.gas_used, t.gas_price, t.block_number,
+                      t.first_seen_at, t.last_seen_at
+                      from campaign_transaction t
+                      where ",
+                    $condition,
+                    " and ($2 = '' or ",
+                    state!(),
+                    " = $2) and t.first_seen_at >= $3 and t.first_seen_at < $4
+                        and (t.first_seen_at < $5 or t.first_seen_at = $5 and (t.transaction_hash < $6
+                             or t.transaction_hash = $6 and t.campaign_id < $7))
+                      order by t.first_seen_at desc, t.transaction_hash desc, t.campaign_id desc limit $8"
+                )
+            };
+        }
+        let sql = match page.campaign_id {
+            Some(_) => transactions!("t.campaign_id = $1"),
+            None => transactions!("$1 = ''"),
+        };
         let micros = |at: Option<DateTime<Utc>>, or: i64| at.map_or(or, |at| at.timestamp_micros());
         let (at, hash, campaign) = match &page.after {
             Some((at, hash, campaign)) => (at.timestamp_micros(), hash.as_str(), campaign.as_str()),
             None => (i64::MAX, "", ""),
         };
-        let rows = sqlx::query(concat!(
-            "-- store::transactions
-             select t.transaction_hash, t.campaign_id, ",
-            state!(),
-            " as state, t.grants, t.completed, t.tokens, t.gas_used, t.gas_price, t.block_number, t.first_seen_at,
-              t.last_seen_at
-              from campaign_transaction t
-              where ($1 = '' or t.campaign_id = $1) and ($2 = '' or ",
-            state!(),
-            " = $2) and t.first_seen_at >= $3 and t.first_seen_at < $4
-                and (t.first_seen_at < $5 or t.first_seen_at = $5 and (t.transaction_hash < $6
-                     or t.transaction_hash = $6 and t.campaign_id < $7))
-              order by t.first_seen_at desc, t.transaction_hash desc, t.campaign_id desc limit $8"
-        ))
-        .bind(page.campaign_id.as_ref().map_or("", CampaignId::as_str))
-        .bind(page.state.map_or("", TransactionState::as_str))
-        .bind(micros(page.from, i64::MIN))
-        .bind(micros(page.until, i64::MAX))
-        .bind(at)
-        .bind(hash)
-        .bind(campaign)
-        .bind(i64::from(page.limit))
-        .fetch_all(self.database.reader())
-        .await?;
+        let rows = sqlx::query(sql)
+            .bind(page.campaign_id.as_ref().map_or("", CampaignId::as_str))
+            .bind(page.state.map_or("", TransactionState::as_str))
+            .bind(micros(page.from, i64::MIN))
+            .bind(micros(page.until, i64::MAX))
+            .bind(at)
+            .bind(hash)
+            .bind(campaign)
+            .bind(i64::from(page.limit))
+            .fetch_all(self.database.reader())
+            .await?;
         rows.iter()
             .map(|row| {
                 let state: String = row.try_get("state")?;
