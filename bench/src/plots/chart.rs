@@ -98,10 +98,13 @@ pub(super) fn lines(file: &Path, title: &str, x: Axis, y: Axis, lines: &[Line]) 
     } else {
         (x_max, 11)
     };
+    // Percentiles leave the lower right corner free; other lines get room above them for the legend.
+    let (free, room) =
+        if x.is_percentiles { (SeriesLabelPosition::LowerRight, 1.05) } else { (SeriesLabelPosition::UpperLeft, 1.25) };
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        let mut chart = empty(&area, title, 64, 0.0..x_max, 0.0..y_max * 1.05)?;
+        let mut chart = empty(&area, title, 64, 0.0..x_max, 0.0..y_max * room)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)
@@ -124,7 +127,6 @@ pub(super) fn lines(file: &Path, title: &str, x: Axis, y: Axis, lines: &[Line]) 
                 .label(&line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         }
-        let free = if x.is_percentiles { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperLeft };
         legend(&mut chart, free)?;
         area.present().map_err(failed)?;
     }
