@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// nothing piles up.
 const SUSTAINED: Duration = Duration::from_millis(250);
 
-/// The share of the ceiling at which latency is told.
+/// The share of the ceiling at which latency is told, unless a rate is asked for.
 const COMFORTABLE: f64 = 0.8;
 
 /// A rate that was tried.
@@ -103,7 +103,7 @@ pub(super) async fn run(figure: &str, database: Database, settings: &Settings) -
 
     let (before, metrics) = (world.processes().await?.usages(), world.metrics(Which::Campaign).await?);
     let seconds = settings.seconds_or(LATENCY_SECONDS);
-    let latency = world.step(best.offered_per_second * COMFORTABLE, seconds).await?;
+    let latency = world.step(settings.rate_or(best.offered_per_second * COMFORTABLE), seconds).await?;
     let after = world.processes().await?.usages();
     let histograms = world.metrics(Which::Campaign).await?.since(&metrics).histograms();
     let requests = latency.accepted_per_second * seconds;
