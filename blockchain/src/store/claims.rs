@@ -65,6 +65,7 @@ impl Store {
         .bind(now.timestamp_micros())
         .execute(&mut *tx)
         .await?;
+        // Twice that it is wanted: by itself, SQLite reads all trees that the campaign ever had, and not those that wait.
         sqlx::query(
             "-- store::forget_older_claim_roots
              delete from claim_root where campaign_id = $1 and state = 'wanted'

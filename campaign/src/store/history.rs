@@ -113,6 +113,7 @@ impl Store {
 
     /// These grants as they stood at this time, in their order.
     async fn grants_at(&self, grants: &[Grant], at: DateTime<Utc>) -> db::Result<Vec<Grant>> {
+        // In a join SQLite reads the whole ledger first.
         let rows = sqlx::query(concat!(
             "-- store::grants_at\n select ",
             entry_columns!(),
